@@ -1,0 +1,126 @@
+"""The command line: each command builds inputs, calls one function, renders its answer."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from leviathan_train import __version__
+from leviathan_train.errors import FAILED, STOPPED, USAGE, LeviathanError
+
+EXIT_STATUS = """
+\b
+Exit status:
+  0    done (also: already finished, or paused at the very last step)
+  1    failed
+  2    wrong use: a bad option, a bad config, nothing such
+  75   paused, or ended hard, with an intact checkpoint to go on from
+  130  stopped with nothing to go on from, or `no` at the prompt
+"""
+
+COMMANDS = {
+    "train": "train",
+    "pause": "control",
+    "save": "control",
+    "stop": "control",
+    "status": "control",
+    "runs": "control",
+    "checkpoints": "checkpoints",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"leviathan_train.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from leviathan_train.config import nearest
+
+            close = nearest(args[0], COMMANDS)
+            meant = f"Did you mean: leviathan {close}" if close else "See: leviathan --help"
+            raise click.UsageError(f"No such command {args[0]!r}. {meant}", ctx) from None
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EXIT_STATUS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="leviathan")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def cli(debug: bool) -> None:
+    """Fine-tune by night, pause by day, lose nothing.
+
+    A thin layer over `accelerate launch -m axolotl.cli.train` that makes a run safe to
+    stop, resume, inspect and prune at any time.
+
+    \b
+    leviathan train configs/leviathan_10pct_a4000.yaml    start, or go on
+    Ctrl+C, or from anywhere:  leviathan pause            save and stop
+    leviathan checkpoints list                            what there is
+    leviathan merge                                       a model to serve
+
+    RUN is a run's name, its folder, or its config. Left out, it is the run used last
+    below work/training.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """The one error boundary: known errors become a line and a hint, others a report."""
+    args = sys.argv[1:] if args is None else args
+    debug = "--debug" in args[: args.index("--")] if "--" in args else "--debug" in args
+    args = [arg for index, arg in enumerate(args) if arg != "--debug" or "--" in args[:index]]
+    status: Any
+    try:
+        status = cli.main(args, prog_name="leviathan", standalone_mode=False)
+    except LeviathanError as error:
+        status = error.exit_code
+        _report(error.message, error.hint, debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        status = USAGE
+    except click.ClickException as error:
+        where = error.ctx.command_path if getattr(error, "ctx", None) else "leviathan"  # type: ignore[attr-defined]
+        _report(error.format_message(), f"See:  {where} --help", debug)
+        status = USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nNothing was changed.", err=True)
+        status = STOPPED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _report(f"{where}{error.strerror or error}", "Run it again with --debug for more.", debug)
+        status = FAILED
+    except Exception as error:
+        _report(f"This is a fault of leviathan itself: {error!r}", "Please report it.", True)
+        status = FAILED
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _report(message: str, hint: str | None, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    click.secho(f"Error: {message}", fg="red", err=True)
+    if hint:
+        click.echo(hint, err=True)

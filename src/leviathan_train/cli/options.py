@@ -1,0 +1,25 @@
+"""Arguments and options that commands share."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from leviathan_train import run as runs
+from leviathan_train.run import Run
+
+run_argument = click.argument("run", required=False)
+as_json = click.option("--json", is_flag=True, help="One JSON document on stdout, nothing else.")
+
+
+def find_run(target: str | None, *, quiet: bool = False) -> Run:
+    """The run meant by the RUN argument; the one used last is named on the screen.
+
+    Args:
+        quiet: name it on stderr, since stdout is for data.
+    """
+    found = runs.find(target)
+    if target is None:
+        print(f"Run: {found.name}", file=sys.stderr if quiet else sys.stdout, flush=True)
+    return found

@@ -1,0 +1,142 @@
+"""Reaching a training from any terminal: pause, save, stop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from leviathan_train import checkpoints, processes
+from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.run import End, Run, Session
+from leviathan_train.watch import PAUSE_GRACE
+
+_MARGIN = 5.0
+"""Seconds after the trainer's own deadline at which it is ended from here."""
+_SAVE_PATIENCE = 3600.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a request came to.
+
+    Attributes:
+        end: how the session ended; None if it goes on, or if it runs on another host and
+            has not ended yet.
+        checkpoint: the checkpoint that was saved, if it is known.
+        host: where the session runs, if that is not here.
+    """
+
+    run: Run
+    end: End | None
+    checkpoint: str | None
+    host: str | None = None
+
+
+def live(run: Run) -> Session:
+    """The session of a run that is training.
+
+    Raises:
+        UsageError: it is not training.
+    """
+    session = run.live_session()
+    if session is None:
+        raise UsageError(
+            f"{run.name} is not training.",
+            f"See it with:  leviathan checkpoints list {run.name}",
+        )
+    return session
+
+
+def pause(run: Run, by: str, grace: float = PAUSE_GRACE) -> Outcome:
+    """Ask a training to save and stop, and wait until it has.
+
+    On this host a trainer that does not end within `grace` seconds is ended hard. For a run
+    on another host the request is left and nothing is waited for.
+
+    Raises:
+        UsageError: the run is not training.
+    """
+    session = live(run)
+    session.ask("pause", by, grace)
+    if not session.is_here():
+        return Outcome(run, None, None, session.host)
+    if not processes.wait_until(lambda: not session.trainer_alive(), grace + _MARGIN):
+        return _kill(run, session, f"no step ended within {grace:.0f} s of {by}")
+    return Outcome(run, _ended(run, session), _name(_ended(run, session)))
+
+
+def stop_now(run: Run, by: str) -> Outcome:
+    """End a training at once; the last sealed checkpoint remains.
+
+    Raises:
+        UsageError: the run is not training.
+    """
+    session = live(run)
+    if not session.is_here():
+        session.ask("kill", by, 0)
+        return Outcome(run, None, None, session.host)
+    return _kill(run, session, by)
+
+
+def save(run: Run, by: str) -> Outcome:
+    """Ask a training to save now and go on, and wait until the checkpoint is sealed.
+
+    Raises:
+        UsageError: the run is not training, or has not begun to.
+        LeviathanError: it ended before it saved.
+    """
+    session = live(run)
+    status = session.status
+    if status is None or status.phase in {"starting", "data", "model"}:
+        raise UsageError(f"{run.name} has not begun to train yet.", "Try again in a while.")
+    before = time.time()
+    session.ask("save", by, 0)
+    if not session.is_here():
+        return Outcome(run, None, None, session.host)
+
+    def saved() -> bool:
+        now = session.status
+        return bool(now and (now.last_checkpoint_at or 0) >= before) or not session.trainer_alive()
+
+    processes.wait_until(saved, _SAVE_PATIENCE)
+    now = session.status
+    if now is None or (now.last_checkpoint_at or 0) < before:
+        end = session.end
+        raise LeviathanError(
+            f"{run.name} ended before it saved: {end.why if end else 'its process is gone'}.",
+            f"See what there is:  leviathan checkpoints list {run.name}",
+        )
+    return Outcome(run, None, now.last_checkpoint)
+
+
+def _kill(run: Run, session: Session, why: str) -> Outcome:
+    session.kill()
+    newest = checkpoints.latest(checkpoints.scan(run))
+    status = session.status
+    kind: Literal["killed"] = "killed"
+    name = newest.name if newest else None
+    end = session.close(End(kind, status.step if status else None, name, why, time.time()))
+    return Outcome(run, end, end.checkpoint)
+
+
+def _ended(run: Run, session: Session) -> End:
+    """The session's end, recorded here if its own command line is dead and it died mute."""
+    processes.wait_until(lambda: session.end is not None, 3.0)
+    if end := session.end:
+        return end
+    newest = checkpoints.latest(checkpoints.scan(run))
+    status = session.status
+    return session.close(
+        End(
+            "crashed",
+            status.step if status else None,
+            newest.name if newest else None,
+            "it died without a word",
+            time.time(),
+        )
+    )
+
+
+def _name(end: End) -> str | None:
+    return end.checkpoint

@@ -1,0 +1,37 @@
+"""Known errors and the exit statuses a user may rely on."""
+
+from __future__ import annotations
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+PAUSED = 75  # EX_TEMPFAIL: an intact checkpoint waits to go on from
+STOPPED = 130  # as a shell reports Ctrl+C: nothing to go on from
+
+
+class LeviathanError(Exception):
+    """A failure that has a name: shown as one line and a hint, never as a traceback.
+
+    Args:
+        message: what is wrong and where (file, key, line).
+        hint: what to type or do next.
+    """
+
+    exit_code = FAILED
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(LeviathanError):
+    """A bad option, a bad config, or a thing that does not exist."""
+
+    exit_code = USAGE
+
+
+class Declined(LeviathanError):
+    """The user said no at a prompt; nothing was changed."""
+
+    exit_code = STOPPED

@@ -1,0 +1,372 @@
+"""Starting the trainer, following it, and saying how it ended.
+
+The trainer writes to its log file and its records by itself, so that neither a dead
+command line nor a closed terminal takes the training along.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leviathan_train import checkpoints
+from leviathan_train.config import Config
+from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
+from leviathan_train.processes import SESSION_ENV, Process
+from leviathan_train.run import End, Run, Session, Status
+from leviathan_train.watch import PAUSE_GRACE, TERM_GRACE
+
+_POLL = 0.1
+_TAIL = 200_000
+_MARGIN = 15.0
+"""Seconds after the trainer's own deadline at which the command line ends it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a start needs, decided before anything is changed."""
+
+    config: Config
+    run: Run
+    argv: tuple[str, ...]
+    resume_from: Path | None
+    resume_step: int | None
+    resume_from_config: Path | None
+    until: float | None
+    grace: float
+
+
+def check_packages() -> None:
+    """Check that the trainer's packages are installed, without importing them.
+
+    Raises:
+        UsageError: naming the package that is missing.
+    """
+    for name in ("accelerate", "axolotl"):
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"The package {name} is not installed in {sys.prefix}.",
+                "Install it with:  pip install leviathan-train    or run ./scripts/quickstart.sh",
+            )
+
+
+def build_argv(
+    config: Config,
+    resume_from: Path | None,
+    accelerate: Sequence[str] = (),
+    *,
+    has_gpu: bool,
+    python: str = sys.executable,
+) -> tuple[str, ...]:
+    """The whole command of a training.
+
+    `--strict=False` stands first: with `strict: true` in the YAML, Axolotl drops every
+    override of a key that the YAML lacks (axolotl 0.19, cli/config.py, `load_cfg`).
+
+    Args:
+        accelerate: arguments for `accelerate launch`; without any, a machine without a GPU
+            gets the ones that make it train on its CPU.
+    """
+    if not accelerate and not has_gpu:
+        accelerate = ("--cpu", "--num_processes", "1")
+    overrides = {key: value for key, value in config.overrides.items() if key != "plugins"}
+    overrides.pop("resume_from_checkpoint", None)
+    resume = [f"--resume_from_checkpoint={resume_from}"] if resume_from else []
+    if not resume and config.resume_from_checkpoint:
+        resume = ["--resume_from_checkpoint=None"]
+    return (
+        python,
+        "-m",
+        "accelerate.commands.launch",  # 1.5 s; the `accelerate` script imports every command, 6 s
+        *accelerate,
+        "-m",
+        "axolotl.cli.train",
+        str(config.path),
+        "--strict=False",
+        f"--plugins={json.dumps(config.plugins)}",
+        *resume,
+        *(f"--{key.replace('.', '__')}={_literal(value)}" for key, value in overrides.items()),
+    )
+
+
+def _literal(value: Any) -> str:
+    """`value` so that Fire reads it back as it is."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_./~][\w./~-]*", value):
+        return value if value not in {"None", "True", "False"} else repr(value)
+    return repr(value)
+
+
+def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
+    """The trainer's environment.
+
+    torch's elastic agent would answer SIGTERM by a traceback and by killing its ranks after
+    30 s; left to the ranks, it is a pause (`PET_` is torchrun's prefix for its options).
+    """
+    return dict(base) | {
+        SESSION_ENV: str(session.path),
+        "PYTHONUNBUFFERED": "1",
+        "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
+        "TQDM_DISABLE": base.get("TQDM_DISABLE", "1"),
+    }
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that torch may use, told without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
+        return False
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+
+
+def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
+    """Take the run for this process.
+
+    Raises:
+        LeviathanError: the run is training already.
+    """
+    return plan.run.open_session(
+        {
+            "config": str(plan.config.path),
+            "cli": True,
+            "argv": list(argv or plan.argv),
+            "cwd": os.getcwd(),
+            "resume_from": str(plan.resume_from) if plan.resume_from else None,
+            "resume_step": plan.resume_step,
+            "resume_from_config": str(plan.resume_from_config) if plan.resume_from_config else None,
+            "until": plan.until,
+            "grace": plan.grace,
+        }
+    )
+
+
+class Training:
+    """A started trainer, followed until its end.
+
+    Args:
+        on_line: called with each line meant for the screen.
+        on_status: called with the trainer's latest status, some times a second.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        session: Session,
+        on_line: Callable[[str], None],
+        on_status: Callable[[Status | None, bool], None],
+    ) -> None:
+        self.plan = plan
+        self.session = session
+        self.log = plan.run.logs / f"training_{session.id}.log"
+        self._on_line = on_line
+        self._on_status = on_status
+        self._signals: list[int] = []
+        self._interrupts = 0
+        self._asked: float | None = None
+        self._grace = plan.grace
+        self._read = 0
+        self._registered = False
+
+    def start(self) -> None:
+        """Start the launcher in a session of its own, so that Ctrl+C reaches us alone."""
+        self.plan.run.logs.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.plan.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=build_env(self.session, os.environ),
+                start_new_session=True,
+            )
+        self.session.add_process(Process.of(self._process.pid), "launcher")
+
+    def follow(self) -> End:
+        """Follow the trainer until no process of it is left; signals become requests."""
+        with self._listening():
+            while True:
+                ended = self._process.poll() is not None
+                self._handle_signals()
+                self._show()
+                if not self._registered:
+                    self._check_registered(ended)
+                if ended and not self.session.trainer_alive() and self._is_over():
+                    break
+                if self._asked and time.time() > self._asked + self._grace + _MARGIN:
+                    self._end_hard(f"it did not end within {self._grace:.0f} s")
+                time.sleep(_POLL)
+            self._show()
+        self.session.kill()  # data workers and other orphans, if any
+        return self.session.close(self._unrecorded_end())
+
+    def _is_over(self) -> bool:
+        """Whether a dead launcher left no trainer that has yet to tell of itself."""
+        return self._registered or not self.session.stragglers()
+
+    def _handle_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if number == signal.SIGINT:
+                self._interrupts += 1
+                if self._interrupts > 1:
+                    self._end_hard("the second Ctrl+C")
+                else:
+                    self._ask("Ctrl+C", self.plan.grace)
+            elif number == signal.SIGTERM:
+                self._ask("SIGTERM", min(TERM_GRACE, self.plan.grace))
+
+    def _ask(self, by: str, grace: float) -> None:
+        self.session.ask("pause", by, grace)
+        self._grace = grace if self._asked is None else min(self._grace, grace)
+        self._asked = self._asked or time.time()
+        status = self.session.status
+        if status is None or status.phase in {"starting", "data", "model"}:
+            self._on_line("Stopping: training has not begun.")
+            if status is None:  # still importing; it could not hear us for seconds
+                self._end_hard(by, kind="stopped")
+        else:
+            self._on_line("Saving checkpoint...")
+
+    def _end_hard(self, why: str, kind: str = "killed") -> None:
+        status = self.session.status
+        self.session.kill()
+        self._show()
+        step = checkpoints.latest(checkpoints.scan(self.plan.run))
+        ending: Any = kind
+        self.session.close(
+            End(
+                ending,
+                status.step if status and status.step else (step.step if step else None),
+                step.name if step else None,
+                why,
+                time.time(),
+            )
+        )
+
+    def _check_registered(self, ended: bool) -> None:
+        """See that the plugin lives in the trainer; Axolotl only logs that it does not load."""
+        if self.session.status_file.exists():
+            self._registered = True
+        elif ended or "Failed to load plugin: leviathan_train" in _tail(self.log):
+            if ended and self.session.stragglers():
+                return
+            failed = "Failed to load plugin: leviathan_train" in _tail(self.log)
+            if failed or (ended and self._process.returncode == 0 and self.session.end is None):
+                self.session.kill()
+                why = "the plugin leviathan_train.plugin did not load in the trainer"
+                self.session.close(End("crashed", None, None, why, time.time()))
+            self._registered = True
+
+    def _show(self) -> None:
+        try:
+            with self.session.screen_file.open("rb") as stream:
+                stream.seek(self._read)
+                fresh = stream.read()
+        except OSError:
+            fresh = b""
+        whole, newline, _ = fresh.rpartition(b"\n")
+        if newline:
+            self._read += len(whole) + 1
+            for line in whole.decode("utf-8", "replace").split("\n"):
+                self._on_line(line)
+        self._on_status(self.session.status, self._asked is not None)
+
+    def _unrecorded_end(self) -> End:
+        """The end of a trainer that died without a word."""
+        newest = checkpoints.latest(checkpoints.scan(self.plan.run))
+        status = self.session.status
+        step = status.step if status and status.step else None
+        name = newest.name if newest else None
+        if self._asked:
+            return End("killed", step, name, "it ended before its checkpoint was whole", time.time())
+        return End("crashed", step, name, cause_in(self.log), time.time())
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        def heard(number: int, frame: object) -> None:
+            self._signals.append(number)
+
+        before = {
+            number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        # A closed terminal: the training goes on, and so do we, until it ends.
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def exit_status(run: Run, end: End) -> int:
+    """The exit status that a session's end means; see `leviathan train --help`."""
+    if end.kind == "finished":
+        return DONE
+    if end.kind == "paused":
+        return PAUSED
+    if end.kind == "crashed":
+        return USAGE if is_config_fault(end) else FAILED
+    return PAUSED if checkpoints.latest(checkpoints.scan(run)) else STOPPED
+
+
+def is_config_fault(end: End) -> bool:
+    """Whether Axolotl refused the config before training could begin."""
+    return end.step is None and bool(re.match(r"ValidationError|.*validation error for ", end.why))
+
+
+def cause_in(log: Path) -> str:
+    """The last error of a log, in one line."""
+    lines = _tail(log).splitlines()
+    error = re.compile(r"^(?:\[rank\d+\]: *)?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)")
+    found = [match[1] for line in lines if (match := error.match(line))]
+    # The launcher's own complaint about its child comes last and says nothing.
+    own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
+    if own:
+        return " ".join(own[-1].split())[:500]
+    if any("SIGKILL" in line for line in lines[-40:]):
+        return "it was killed from outside (SIGKILL), perhaps by the kernel for want of memory"
+    return "it ended without an error message"
+
+
+def advice(run: Run, end: End) -> str:
+    """What to do after a crash."""
+    why = end.why.lower()
+    again = "then start the same command again"
+    if "out of memory" in why and "cuda" in why:
+        return f"Free the GPU (nvidia-smi shows who holds it) or lower micro_batch_size, {again}."
+    if "no space left" in why or "disk quota" in why or "pytorchstreamwriter" in why:
+        return (
+            f"Free disk space, e.g. with:  leviathan checkpoints cleanup {run.name} --keep 1   {again}."
+        )
+    if "plugin" in why:
+        return f"See that {sys.executable} can import leviathan_train, {again}."
+    return "Read the log; when the cause is mended, start the same command again."
+
+
+def _tail(path: Path, size: int = _TAIL) -> str:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - size))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def failure(run: Run, end: End, log: Path) -> LeviathanError:
+    """The error to show for a crashed session."""
+    if is_config_fault(end):
+        return UsageError(f"Axolotl refuses the config: {end.why}", f"The whole log: {log}")
+    return LeviathanError(f"Training failed: {end.why}", f"{advice(run, end)} The whole log: {log}")
+
+
+__all__ = ["PAUSE_GRACE", "Plan", "Training", "build_argv", "build_env", "open_session"]

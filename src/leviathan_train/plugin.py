@@ -1,0 +1,644 @@
+"""The Axolotl plugin: a pause that is a full checkpoint, a save that is sealed, a resume
+that is exact. It lives in the trainer's process, on every rank.
+
+Named in a config's `plugins`, it also protects a plain `axolotl train`. Line references
+are to axolotl 0.19 and transformers 5.16.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from axolotl.integrations.base import BasePlugin
+from pydantic import BaseModel, Field
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+import leviathan_train
+from leviathan_train import checkpoints, processes, restore, retention
+from leviathan_train.checkpoints import Facts, Seal
+from leviathan_train.config import Config, input_facts, redact
+from leviathan_train.errors import LeviathanError
+from leviathan_train.files import read_json, sync_file, sync_folder, write_json
+from leviathan_train.retention import Policy
+from leviathan_train.run import End, Phase, Run, Session, Status
+from leviathan_train.watch import Deadline, Watch, join
+
+INLINE_SEAL_BYTES = 1 << 30
+"""Above this a checkpoint is hashed beside the training: below, the wait is under a second."""
+
+LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
+
+
+class LeviathanArgs(BaseModel):
+    """Our own keys in the YAML."""
+
+    leviathan_save_minutes: float | None = Field(
+        default=None, gt=0, description="Also save when this many minutes passed since the last save."
+    )
+    leviathan_keep_best: bool | None = Field(
+        default=None, description="Keep the best checkpoint besides save_total_limit (default true)."
+    )
+    leviathan_keep_every: int | None = Field(
+        default=None, ge=1, description="Keep each checkpoint whose step is a multiple of this."
+    )
+
+
+class LeviathanPlugin(BasePlugin):
+    """What Axolotl calls; the training loop itself is in `LeviathanCallback`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw: dict[str, Any] = {}
+        self.life: Life | None = None
+        self.callback: LeviathanCallback | None = None
+        self.ended = 0
+
+    def register(self, cfg: Any) -> None:
+        """Called with the config as written, overrides applied; by every axolotl command."""
+        self.raw = copy.deepcopy(dict(cfg))
+        if os.environ.get(processes.SESSION_ENV):
+            self.life = Life(cfg)
+            logging.getLogger("axolotl.cli.config").addFilter(self.life.keep_config)
+
+    def get_input_args(self) -> str:
+        return "leviathan_train.plugin.LeviathanArgs"
+
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
+        """Only `train` gets here without `preprocess`."""
+        if not preprocess:
+            life = self._begin(cfg)
+            life.phase("data")
+            if life.rank == 0:
+                discard_half_prepared(cfg)
+
+    def pre_model_load(self, cfg: Any) -> None:
+        if self.life:
+            self.life.phase("model")
+
+    def create_lr_scheduler(
+        self, cfg: Any, trainer: Any, optimizer: Any, num_training_steps: int
+    ) -> None:
+        """Keep the groups as the config gives them, before the checkpoint overwrites them."""
+        if self.callback and self.callback.fresh is None:
+            self.callback.fresh = restore.fresh_groups(optimizer)
+            self.callback.schedule_steps = num_training_steps
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        import axolotl.train
+
+        life = self._begin(cfg)
+        # Its handler would write the adapter into output_dir and exit 0 (train.py:174).
+        axolotl.train.setup_signal_handler = lambda cfg, model: None
+        trainer.args.disable_tqdm = True
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        self.callback = LeviathanCallback(life, trainer, cfg, self.raw)
+        trainer.add_callback(self.callback)
+
+    def post_train(self, cfg: Any, model: Any) -> None:
+        """Called before and after the final adapter is written."""
+        self.ended += 1
+        if self.life is None or self.callback is None:
+            return
+        if self.ended == 1:
+            self.life.phase("final")
+        elif self.life.rank == 0:
+            self.callback.finish()
+        if self.ended == 2:
+            self.life.watch.close()
+
+    def _begin(self, cfg: Any) -> Life:
+        if self.life is None:
+            self.life = Life(cfg)
+        return self.life
+
+
+class Life:
+    """This process's part in a session: its records, its watch, its voice.
+
+    Args:
+        cfg: the config, raw or validated.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.shown = Path(str(cfg["output_dir"]))
+        self.run = Run(self.shown.absolute())
+        self.session = self._session(cfg)
+        join(self.session, self.rank)
+        launch = self.session.launch
+        status = Status(str(self.shown), "starting", os.getpid(), processes.hostname())
+        deadline = Deadline(at=launch.get("until"))
+        self.watch = Watch(self.session, self.rank, status, deadline, self._leave_early)
+        self.watch.start()
+        self.watch.write_status(force=True)
+        self._hook = sys.excepthook
+        sys.excepthook = self._crashed
+
+    def _session(self, cfg: Any) -> Session:
+        if named := os.environ.get(processes.SESSION_ENV):
+            return Session(Path(named))
+        if self.rank == 0:
+            session = self.run.open_session(
+                {
+                    "config": str(cfg.get("axolotl_config_path") or ""),
+                    "cli": False,
+                    "resume_from": cfg.get("resume_from_checkpoint"),
+                    "cwd": os.getcwd(),
+                },
+                role="rank0",
+            )
+            os.environ[processes.SESSION_ENV] = str(session.path)
+        named_by_zero = [os.environ.get(processes.SESSION_ENV)]
+        if self.world_size > 1 and dist.is_initialized():
+            dist.broadcast_object_list(named_by_zero, src=0)
+        if not named_by_zero[0]:
+            raise LeviathanError("Rank 0 opened no session for this rank.")
+        return Session(Path(named_by_zero[0]))
+
+    def phase(self, phase: Phase) -> None:
+        """Tell what the trainer is doing now."""
+        self.watch.tell(phase=phase)
+        self.watch.write_status(force=True)
+
+    def say(self, line: str) -> None:
+        """Tell the user a line: in the log, and on the screen that follows it."""
+        if self.rank != 0:
+            return
+        print(line, flush=True)
+        with self.session.screen_file.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def keep_config(self, record: logging.LogRecord) -> bool:
+        """Keep Axolotl's dump of the config out of the log, where people grep for values."""
+        if isinstance(record.msg, str) and record.msg.startswith("config:") and record.args:
+            file = self.session.path / "config.json"
+            if self.rank == 0:
+                write_json(file, redact(json.loads(str(record.args[0]))))
+            record.msg, record.args = f"config: in {file}", ()
+        return True
+
+    def _leave_early(self, end: End) -> None:
+        """End before the first step, from the watching thread: there is nothing to save."""
+        self.say("Stopped before the first step: there was nothing to save.")
+        self.session.close(end)
+        processes.kill(processes.descendants(os.getpid()))
+        sys.stdout.flush()
+        os._exit(0)
+
+    def _crashed(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        why = " ".join(f"{kind.__name__}: {error}".split())
+        if isinstance(error, LeviathanError):
+            why = error.message
+        watch = self.watch
+        self.session.close(End("crashed", watch.last_step, watch.last_checkpoint, why, time.time()))
+        self._hook(kind, error, trace)
+
+
+class LeviathanCallback(TrainerCallback):
+    """Saves, seals, pauses and restores inside the training loop.
+
+    A pause leaves the process from `on_save` (or from the evaluation that it breaks off),
+    before anything that belongs to a finished training can happen.
+    """
+
+    def __init__(self, life: Life, trainer: Any, cfg: Any, raw: dict[str, Any]) -> None:
+        self.life = life
+        self.trainer = trainer
+        self.cfg = cfg
+        self.config = Config(Path(str(raw.get("axolotl_config_path") or "config")), raw)
+        self.fresh: list[restore.Group] | None = None
+        self.schedule_steps = 0
+        self.pausing = False
+        self.evaluation_owed = False
+        self.group: Any = None
+        self.sealing: threading.Thread | None = None
+        self.seal_error: BaseException | None = None
+        self.began = self.saved_at = time.monotonic()
+        self.trained_before = 0.0
+        self.step_began = 0.0
+        self.durations: deque[float] = deque(maxlen=50)
+        args = trainer.args
+        if args.load_best_model_at_end and cfg.leviathan_keep_best is False:
+            raise LeviathanError(
+                "leviathan_keep_best: false would delete what load_best_model_at_end needs."
+            )
+        self.policy = (
+            Policy(
+                args.save_total_limit,
+                cfg.leviathan_keep_every,
+                cfg.leviathan_keep_best is not False,
+            )
+            if args.save_total_limit
+            else None
+        )
+        # Rotation goes by mtime, before the new checkpoint is safe (trainer.py:3148).
+        args.save_total_limit = None
+        self.resumed = self._resumed_checkpoint()
+        if self.resumed:
+            # A full evaluation before the first step; it also repacks 4-bit weights.
+            args.eval_on_start = False
+            self._skip_loop_if_done()
+        self._wrap_save()
+
+    # -- before the first step -------------------------------------------------------
+
+    def _resumed_checkpoint(self) -> Path | None:
+        named = self.cfg.resume_from_checkpoint
+        expected = self.life.session.launch.get("resume_step")
+        if not named:
+            if expected is not None:
+                raise LeviathanError(
+                    f"The trainer was to resume at step {expected} but got no checkpoint."
+                )
+            return None
+        path = Path(str(named))
+        if self.life.rank == 0:
+            found = checkpoints.inspect(Run(path.absolute().parent), path.absolute())
+            if not found.intact:
+                raise LeviathanError(f"{path} is not intact: {found.reason}.")
+        return path
+
+    def _skip_loop_if_done(self) -> None:
+        """A checkpoint of the last step needs no step more, but the loop would train one."""
+        state = read_json(self.resumed / "trainer_state.json") if self.resumed else None
+        limit = self.trainer.args.max_steps
+        if state and limit > 0 and state.get("global_step", 0) >= limit:
+            self.trainer._run_epoch = lambda **kwargs: None
+
+    def _wrap_save(self) -> None:
+        original = self.trainer._save_checkpoint
+
+        def save(model: Any, trial: Any, **kwargs: Any) -> Any:
+            self._join_sealing()
+            path = self._checkpoint()
+            if self.life.rank == 0:
+                checkpoints.unseal(path)
+                self.life.run.begin_save(path.name)
+            self.life.phase("saving")
+            began = time.monotonic()
+            weights_only = self.trainer.args.save_only_model
+            # A pause is a checkpoint to go on from, whatever the scheduled saves leave out.
+            self.trainer.args.save_only_model = weights_only and not self.pausing
+            try:
+                return original(model, trial, **kwargs)
+            finally:
+                self.trainer.args.save_only_model = weights_only
+                self.saved_at = time.monotonic()
+                deadline = self.life.watch.deadline
+                deadline.save_seconds = max(deadline.save_seconds, self.saved_at - began)
+
+        self.trainer._save_checkpoint = save
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        watch = self.life.watch
+        if self.life.world_size > 1 and dist.is_initialized():
+            self.group = dist.new_group(backend="gloo")
+        seal = self._restore(state) if self.resumed else None
+        # transformers keeps the checkpoint's own intervals (trainer.py:1578).
+        state.compute_steps(args, state.max_steps)
+        watch.last_step = state.global_step or None
+        watch.tell(step=state.global_step, max_steps=state.max_steps, epoch=state.epoch)
+        if self.life.rank == 0:
+            self._write_begin(state)
+        watch.take_signals()
+        watch.may_leave = False
+        if seal and seal.trainer.get("evaluation_owed"):
+            self._make_up_evaluation()
+        self.life.phase("training")
+        self.began = self.saved_at = time.monotonic()
+        self.step_began = time.perf_counter()
+
+    def _restore(self, state: Any) -> Seal | None:
+        checkpoint = self.resumed
+        assert checkpoint is not None
+        life, trainer = self.life, self.trainer
+        expected = life.session.launch.get("resume_step")
+        if expected is not None and state.global_step != expected:
+            raise LeviathanError(
+                f"The trainer stands at step {state.global_step} instead of {expected}."
+            )
+        life.say(f"Loading checkpoint: {checkpoint}")
+        if life.rank == 0:
+            for name in restore.prove_loaded(trainer, checkpoint):
+                life.say(f"✅ Loaded {name}")
+        seal = Seal.from_json(read_json(checkpoint / checkpoints.SEAL))
+        restore.restore_callbacks(trainer)
+        if self.fresh is not None:
+            changed = restore.apply_settings(trainer, self.fresh, self.schedule_steps)
+            if changed:
+                life.say(f"Now as the config says: {changed}")
+        if seal:
+            sums = seal.trainer.get("loss_sums") or []
+            if len(sums) == life.world_size:
+                restore.set_loss_sums(trainer, sums[life.rank])
+            self.trained_before = seal.seconds_trained
+        life.watch.last_checkpoint = checkpoint.name
+        life.watch.tell(last_checkpoint=checkpoint.name)
+        return seal
+
+    def _make_up_evaluation(self) -> None:
+        """The evaluation that a pause broke off, so that the log has no gap."""
+        self.evaluation_owed = True
+        self.life.phase("evaluating")
+        trainer = self.trainer
+        metrics = trainer._evaluate(None, None)
+        trainer._determine_best_metric(metrics=metrics, trial=None)
+        self.evaluation_owed = False
+
+    def _write_begin(self, state: Any) -> None:
+        facts = checkpoints.facts_of(vars(state)) if state.log_history else Facts(state.global_step)
+        write_json(
+            self.life.session.path / "begin.json",
+            {"at": time.time(), "first_step": state.global_step, "facts": asdict(facts)},
+        )
+
+    # -- the loop --------------------------------------------------------------------
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.pausing:  # no save came at the step's end, as after save_strategy: best
+            self._save_and_leave()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self._measure(now - self.step_began, state)
+        self.step_began = now
+        pause, save = self._agree()
+        if pause and state.global_step < state.max_steps:
+            self.pausing = True
+            epoch_ends = state.epoch is not None and float(state.epoch).is_integer()
+            # At an epoch's end its evaluation is still to come; see `on_epoch_end`.
+            if control.should_evaluate or not epoch_ends:
+                control.should_save = True
+        elif save:
+            control.should_save = True
+        if control.should_evaluate:
+            self.life.phase("evaluating")
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.pausing:
+            control.should_save = True
+        if control.should_evaluate:
+            self.life.phase("evaluating")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A pause breaks an evaluation off; its first batch is drawn, so that the RNG is too."""
+        if self.pausing or self._agree()[0]:
+            self.evaluation_owed = True
+            self._save_and_leave()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.life.phase("training")
+        self.step_began = time.perf_counter()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        logs = logs or {}
+        shown = [_format(key, logs[key]) for key in SHOWN if isinstance(logs.get(key), int | float)]
+        if "loss" in logs or "eval_loss" in logs:
+            self.life.say(f"Step {state.global_step}: {' '.join(shown)}")
+        known = {key: logs[key] for key in ("loss", "eval_loss", "grad_norm", "learning_rate") if key in logs}
+        memory = torch.cuda.memory_reserved() if torch.cuda.is_available() else None
+        self.life.watch.tell(**known, gpu_memory_bytes=memory)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        sums = self._gather(restore.loss_sums(self.trainer))
+        self._barrier()  # rank 0 may be here before rank 1 has written its RNG state
+        if self.life.rank == 0:
+            self._seal(sums)
+        if self._agree()[0] and state.global_step < state.max_steps:
+            self.pausing = True
+        if self.pausing:
+            self._leave()
+        self.life.watch.save = False
+        self.life.phase("training")
+        self.step_began = time.perf_counter()
+
+    def _measure(self, seconds: float, state: Any) -> None:
+        self.durations.append(seconds)
+        mean = sum(self.durations) / len(self.durations)
+        watch = self.life.watch
+        watch.last_step = state.global_step
+        watch.deadline.step_seconds = max(self.durations)
+        if self.life.rank == 0:
+            minutes = self.cfg.leviathan_save_minutes
+            next_at = self.saved_at + minutes * 60 - time.monotonic() + time.time() if minutes else None
+            watch.tell(
+                step=state.global_step,
+                max_steps=state.max_steps,
+                epoch=state.epoch,
+                steps_per_second=1 / mean if mean else None,
+                eta_seconds=(state.max_steps - state.global_step) * mean,
+                next_save_step=self._next_save(state),
+                next_save_at=next_at,
+            )
+
+    def _next_save(self, state: Any) -> int | None:
+        if str(self.trainer.args.save_strategy.value) != "steps" or not state.save_steps:
+            return None
+        every = int(state.save_steps)
+        return min((state.global_step // every + 1) * every, int(state.max_steps))
+
+    def _agree(self) -> tuple[bool, bool]:
+        """Whether any rank was asked to pause, and whether to save now: the same on all ranks."""
+        watch, minutes = self.life.watch, self.cfg.leviathan_save_minutes
+        pause = watch.pause is not None
+        save = watch.save or bool(minutes and time.monotonic() - self.saved_at > minutes * 60)
+        if self.group is None:
+            return pause, save
+        flags = torch.tensor([int(pause), int(save)], dtype=torch.int32)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
+        return bool(flags[0]), bool(flags[1])
+
+    # -- saving and leaving ----------------------------------------------------------
+
+    def _checkpoint(self) -> Path:
+        return self.life.run.checkpoint(self.trainer.state.global_step)
+
+    def _save_and_leave(self) -> NoReturn:
+        self.pausing = True
+        path = self._checkpoint()
+        self._join_sealing()
+        if not checkpoints.is_sealed(path):
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            sums = self._gather(restore.loss_sums(self.trainer))
+            self._barrier()
+            if self.life.rank == 0:
+                self._seal(sums)
+        self._leave()
+
+    def _seal(self, sums: list[list[float]]) -> None:
+        path, run = self._checkpoint(), self.life.run
+        state = self.trainer.state
+        seal = Seal(
+            facts=checkpoints.facts_of(vars(state)),
+            time=time.time(),
+            seconds_trained=self.trained_before + time.monotonic() - self.began,
+            world_size=self.life.world_size,
+            versions=versions(),
+            config=redact(dict(self.config.values)),
+            trainer={
+                "loss_sums": sums,
+                "evaluation_owed": self.evaluation_owed,
+                "weights_only": bool(self.trainer.args.save_only_model and not self.pausing),
+                "inputs": input_facts(self.config),
+                "batch_size": self.trainer._train_batch_size,
+            },
+        )
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if size <= INLINE_SEAL_BYTES or self.pausing:
+            self._seal_now(run, path, seal)
+        else:
+            self.sealing = threading.Thread(target=self._seal_beside, args=(run, path, seal))
+            self.sealing.start()
+
+    def _seal_beside(self, run: Run, path: Path, seal: Seal) -> None:
+        try:
+            self._seal_now(run, path, seal)
+        except BaseException as error:
+            self.seal_error = error
+
+    def _seal_now(self, run: Run, path: Path, seal: Seal) -> None:
+        checkpoints.write_seal(run, path, seal)
+        self.life.watch.last_checkpoint = path.name
+        self.life.watch.tell(last_checkpoint=path.name, last_checkpoint_at=time.time())
+        if self.policy:
+            for item in retention.plan(checkpoints.scan(run), self.policy):
+                if not item.keep:
+                    retention.delete(run, item.checkpoint)
+
+    def _join_sealing(self) -> None:
+        if self.sealing:
+            self.sealing.join()
+            self.sealing = None
+        if self.seal_error:
+            raise self.seal_error
+
+    def _leave(self) -> NoReturn:
+        """End the process after a pause; the checkpoint is re-read before anything is claimed."""
+        life, step = self.life, self.trainer.state.global_step
+        self._join_sealing()
+        path = self._checkpoint()
+        if life.rank == 0:
+            found = checkpoints.inspect(life.run, path, always_read=True)
+            if not found.intact:
+                raise LeviathanError(f"{path} was not written as it should be: {found.reason}.")
+            life.say(f"Checkpoint saved to {life.shown / path.name}")
+            life.say("Training stopped gracefully.")
+            why = life.watch.pause.by if life.watch.pause else "another rank"
+            life.session.close(End("paused", step, path.name, why, time.time()))
+        self._barrier()
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer:
+                callback.tb_writer.close()
+        life.watch.close()
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        leave_process()
+
+    def finish(self) -> None:
+        """Keep the final adapter as `checkpoint-final` and record that training is done."""
+        self._join_sealing()
+        life, step = self.life, self.trainer.state.global_step
+        if self.cfg.adapter:
+            keep_final(life.run)
+        last = life.watch.last_checkpoint
+        life.session.close(End("finished", step, last, "training ended by itself", time.time()))
+        life.say(f"Training finished at step {step}.")
+
+    def _gather(self, value: list[float]) -> list[list[float]]:
+        if self.group is None:
+            return [value]
+        gathered: list[Any] = [None] * self.life.world_size
+        dist.all_gather_object(gathered, value, group=self.group)
+        return gathered
+
+    def _barrier(self) -> None:
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
+
+def leave_process() -> NoReturn:
+    """End this process after its exit handlers, without tearing torch down for seconds."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+SHOWN = ("loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
+
+
+def _format(key: str, value: float) -> str:
+    form = {"learning_rate": ".3e", "epoch": ".4g", "grad_norm": ".3g"}.get(key, ".4f")
+    return f"{key}={value:{form}}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that a checkpoint depends on."""
+    found = {"leviathan": leviathan_train.__version__}
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def keep_final(run: Run) -> None:
+    """Copy the final adapter and its tokenizer to `checkpoint-final`, replaced in one rename."""
+    temporary = run.path / ".leviathan-final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for file in run.path.iterdir():
+        if file.is_file() and not file.name.startswith(".") and file.suffix != ".log":
+            shutil.copy2(file, temporary / file.name)
+            sync_file(temporary / file.name)
+    sync_folder(temporary)
+    if run.final.exists():
+        retention.remove_tree(run.final, run.path / ".leviathan-deleting-checkpoint-0")
+    temporary.rename(run.final)
+    sync_folder(run.path)
+
+
+def discard_half_prepared(cfg: Any) -> None:
+    """Remove tokenised rows that a kill left half-written, so that they are made anew.
+
+    `save_to_disk` writes `state.json` last; Axolotl (utils/data/shared.py,
+    `load_preprocessed_dataset`) takes any folder that is not empty for a whole one. A
+    folder that another process is writing is protected by Axolotl's own lock.
+    """
+    from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
+    from axolotl.utils.data.lock import LOCK_FILE_NAME
+    from filelock import FileLock, Timeout
+
+    prepared = Path(str(cfg.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH))
+    if not prepared.is_dir():
+        return
+    try:
+        with FileLock(prepared / LOCK_FILE_NAME, timeout=0):
+            for folder in prepared.iterdir():
+                if not re.fullmatch(r"[0-9a-f]{32}", folder.name) or not folder.is_dir():
+                    continue
+                if not any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
+                    shutil.rmtree(folder)
+    except Timeout:
+        return

@@ -1,0 +1,126 @@
+"""Which processes belong to a session, and whether they live.
+
+A pid alone says little, since pids are used again: a process is named by host, pid and
+start time. Linux only, read from /proc.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SESSION_ENV = "LEVIATHAN_SESSION"
+"""Environment variable that carries the session's folder to every process of a training."""
+
+
+def hostname() -> str:
+    """The name that tells this machine from others on a shared file system."""
+    return socket.gethostname()
+
+
+def _start_time(pid: int) -> str | None:
+    """Boot and clock ticks at which `pid` started; None if it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    # The command's name stands in brackets and may itself hold spaces and brackets.
+    fields = stat.rpartition(")")[2].split()
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else f"{boot[:8]}:{started}"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, on one host, for one boot."""
+
+    host: str
+    pid: int
+    started: str
+
+    @classmethod
+    def of(cls, pid: int | None = None) -> Process:
+        """This process, or the one named by `pid`, as it is now."""
+        pid = os.getpid() if pid is None else pid
+        return cls(hostname(), pid, _start_time(pid) or "")
+
+    @classmethod
+    def from_json(cls, value: Any) -> Process | None:
+        """The process a record names, or None if the record is not one."""
+        try:
+            return cls(str(value["host"]), int(value["pid"]), str(value["started"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def alive(self) -> bool | None:
+        """True or False on this host; None for a process of another host."""
+        if self.host != hostname():
+            return None
+        return bool(self.started) and _start_time(self.pid) == self.started
+
+
+def of_session(session: Path) -> list[int]:
+    """Pids of all live processes that carry `session` in their environment, but this one's.
+
+    Finds what a record cannot: data workers, ranks, and orphans whose parent has died.
+    """
+    wanted = f"{SESSION_ENV}={session}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            environment = Path(f"/proc/{entry}/environ").read_bytes()
+        except OSError:
+            continue
+        if wanted in environment.split(b"\0") and _start_time(int(entry)):
+            found.append(int(entry))
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of the live children of `pid` and of theirs."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            parent = int(stat.rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry))
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        for child in children.get(queue.pop(), []):
+            found.append(child)
+            queue.append(child)
+    return found
+
+
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL each of `pids`; those already gone are passed over."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def wait_until(
+    condition: Callable[[], bool], seconds: float, *, poll: float = 0.1
+) -> bool:
+    """Wait at most `seconds` until `condition()`; whether it came true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(poll)
+    return True

@@ -1,0 +1,366 @@
+"""What the user sees; the only file that knows rich.
+
+Colour and live drawing only on a terminal; otherwise plain lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from leviathan_train import resume
+from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.config import Config
+from leviathan_train.resume import Offer
+from leviathan_train.run import End, Run, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+PHASES = {
+    "starting": "starting",
+    "data": "preparing the data",
+    "model": "loading the model",
+    "training": "training",
+    "evaluating": "evaluating",
+    "saving": "saving",
+    "final": "writing the final adapter",
+}
+
+
+def size(count: float | None) -> str:
+    """Bytes as people read them: 487M, 1.4G."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "K", "M", "G", "T"):
+        if value < 1024 or unit == "T":
+            break
+        value /= 1024
+    return f"{value:.0f}{unit}" if unit == "B" or value >= 10 else f"{value:.1f}{unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people read them: 45s, 12m, 7h 05m, 3d 4h."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def number(value: float | None, form: str = ".4g") -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None else f"{value:{form}}"
+
+
+def clock(at: float | None) -> str:
+    """Seconds since the epoch as local date and time."""
+    return "-" if at is None else datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that neither wraps nor colours what is piped."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    live = stream.isatty()
+    return Console(
+        file=stream,
+        highlight=False,
+        soft_wrap=not live,
+        no_color=bool(os.environ.get("NO_COLOR")) or not live,
+        width=None if live else 10_000,
+        emoji=False,
+        markup=False,
+    )
+
+
+class Screen:
+    """The terminal during a training: lines above, a bar with the ETA below."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._console: Console | None = None
+        self._terminal = sys.stdout.isatty()
+        self._phase = ""
+
+    def line(self, text: str) -> None:
+        """Show one line; a terminal that went away is no reason to stop."""
+        with contextlib.suppress(OSError):
+            if self._live:
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, flush=True)
+
+    def offer(self, run: Run, offer: Offer) -> None:
+        """Say what was found to go on from."""
+        for checkpoint in offer.damaged:
+            self.line(f"⚠️  {checkpoint.name} is not intact: {checkpoint.reason}.")
+        if offer.note:
+            self.line(offer.note)
+        if offer.checkpoint:
+            self.line(f"🔄 FOUND EXISTING CHECKPOINT: step {offer.checkpoint.step}")
+            self.line("   Training will resume from this point")
+            left = [item for item in offer.newer if item not in offer.damaged]
+            if left:
+                names = ", ".join(item.name for item in left)
+                self.line(f"   Newer ones will be set aside in {run.superseded}: {names}")
+
+    def loss_of_all(self, found: Sequence[Checkpoint]) -> None:
+        """Say what deleting every checkpoint would lose."""
+        steps = max((item.step for item in found), default=0)
+        hours = resume.seconds_lost(found)
+        trained = f", {duration(hours)} of training" if hours else ""
+        total = size(sum(item.bytes for item in found))
+        self.line(f"This deletes {len(found)} checkpoints: {steps} steps{trained}, {total}.")
+
+    def progress(self, status: Status | None, pausing: bool) -> None:
+        """Draw what the trainer tells of itself."""
+        phase = PHASES.get(status.phase, status.phase) if status else "starting"
+        if not self._terminal:
+            if status and phase != self._phase and status.phase in {"data", "model", "training"}:
+                if not (self._phase in {"saving", "evaluating"} and status.phase == "training"):
+                    self.line(f"{phase[0].upper()}{phase[1:]}...")
+                self._phase = phase
+            return
+        with contextlib.suppress(OSError):
+            if self._live is None:
+                from rich.live import Live
+
+                self._console = console()
+                self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+                self._live.start()
+            self._live.update(_bar(phase, status, pausing))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._live:
+            with contextlib.suppress(OSError):
+                self._live.stop()
+            self._live = None
+
+    def outcome(self, run: Run, config: Config, end: End, status: int) -> None:
+        """Say how it ended and what to type next."""
+        again = f"leviathan train {config.path}"
+        if end.kind == "paused":
+            self.line(f"Go on with:  {again}")
+        elif end.kind == "finished":
+            self.line(f"Make a model of it with:  leviathan merge {run.name}")
+        elif end.kind == "killed":
+            self.line(f"Ended hard: {end.why}.")
+            if status == 75:
+                self.line(f"Go on from {end.checkpoint or 'the last checkpoint'} with:  {again}")
+            else:
+                self.line(f"No checkpoint was saved yet. Start again with:  {again}")
+        elif end.kind == "stopped":
+            self.line(f"Start again with:  {again}")
+
+
+def _bar(phase: str, status: Status | None, pausing: bool) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1), expand=False)
+    word = "pausing: " + phase if pausing else phase
+    cells: list[RenderableType] = [Text(word, style="bold yellow" if pausing else "bold cyan")]
+    if status and status.max_steps:
+        share = 100 * status.step / status.max_steps
+        cells.append(ProgressBar(total=status.max_steps, completed=status.step, width=24))
+        cells.append(Text(f"{status.step}/{status.max_steps} {share:.0f}%"))
+        if status.steps_per_second:
+            cells.append(Text(f"{status.steps_per_second:.3g} steps/s"))
+        if status.eta_seconds is not None and status.phase != "starting":
+            cells.append(Text(f"ETA {duration(status.eta_seconds)}"))
+    for _ in cells:
+        table.add_column(no_wrap=True)
+    table.add_row(*cells)
+    return table
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Print aligned columns: plain text, so that it reads the same piped and on a terminal."""
+    body = [list(row) for row in rows]
+    widths = [
+        max(len(cell) for cell in column) for column in zip(headers, *body, strict=True)
+    ]
+
+    def join(cells: Sequence[str]) -> str:
+        aligned = [
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(aligned).rstrip()
+
+    lines = [join(headers), "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(join, body)]
+    print("\n".join(lines))
+
+
+def ago(at: float | None, now: float | None = None) -> str:
+    """How long ago something was."""
+    if at is None:
+        return "-"
+    return f"{duration((time.time() if now is None else now) - at)} ago"
+
+
+def document(value: Any) -> None:
+    """Print one JSON document, and nothing else."""
+    import json
+
+    print(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def listing(value: Any) -> None:
+    """The table of `checkpoints list`."""
+    found = value["checkpoints"]
+    if not found:
+        print(f"{value['run']} has no checkpoint yet.")
+    else:
+        headers = ["Step", "Size", "Date Modified", "Epoch", "Loss", "Eval Loss", "State", ""]
+        rows = []
+        for item in found:
+            marks = [mark for mark in ("latest", "best") if item[mark]]
+            state = f"{item['state']}: {item['reason']}" if item["reason"] else item["state"]
+            rows.append(
+                [
+                    str(item["step"]),
+                    size(item["bytes"]),
+                    clock(item["modified"]),
+                    number(item["epoch"], ".2f"),
+                    number(item["loss"]),
+                    number(item["eval_loss"]),
+                    state,
+                    ", ".join(marks),
+                ]
+            )
+        table(headers, rows)
+    if value["superseded_bytes"]:
+        print(f"\nSet aside: {size(value['superseded_bytes'])}  (cleanup --superseded deletes it)")
+    print(f"\nTotal size: {size(value['total_bytes'])}")
+
+
+def details(value: Any, title: str) -> None:
+    """The page of `checkpoints latest`, `best` and `show`."""
+    heading = {"latest": "LATEST", "best": "BEST"}.get(title, "")
+    rule = "=" * 48
+    print(f"{rule}\n{f'{heading} CHECKPOINT'.strip()}\n{rule}")
+    print(f"Location: {value['path']}\nStep: {value['step']}")
+    state = f"{value['state']}: {value['reason']}" if value["reason"] else value["state"]
+    print(f"State: {state}\n\nTraining State:")
+    of = f" of {value['max_steps']}" if value["max_steps"] else ""
+    print(f"  Current Step: {value['step']}{of}")
+    print(f"  Epoch: {number(value['epoch'], '.2f')}")
+    print(f"  Best Loss: {number(value['best_loss'])}")
+    print(f"  Last Loss: {number(value['loss'])}")
+    print(f"  Eval Loss: {number(value['eval_loss'])}")
+    print(f"  Learning Rate: {number(value['learning_rate'])}")
+    if value["seconds_trained"] is not None:
+        print(f"  Trained: {duration(value['seconds_trained'])}")
+    print("\nFiles:")
+    for file in value["files"]:
+        print(f"  {file['name']} ({size(file['bytes'])})")
+
+
+def verification(value: Any) -> None:
+    """The lines of `checkpoints verify`."""
+    for item in value["checkpoints"]:
+        sign = "❌" if item["state"] == "damaged" else "✅"
+        told = f"damaged: {item['reason']}" if item["reason"] else item["state"]
+        print(f"{sign} checkpoint-{item['step']} ({size(item['bytes'])}): {told}")
+    if not value["checkpoints"]:
+        print(f"{value['run']} has no checkpoint yet.")
+    elif not value["damaged"]:
+        print(f"\nAll {len(value['checkpoints'])} checkpoints are whole.")
+    else:
+        print(f"\n{value['damaged']} of {len(value['checkpoints'])} checkpoints are damaged.")
+
+
+def plan(value: Any) -> None:
+    """The plan of `checkpoints cleanup`."""
+    found = value["checkpoints"]
+    doomed = [item for item in found if not item["keep"]]
+    print(f"Found {len(found)} checkpoints. Will delete {len(doomed)}.")
+    for item in found:
+        word = "keep  " if item["keep"] else "delete"
+        reasons = ", ".join(item["reasons"])
+        print(f"  {word}  checkpoint-{item['step']} ({size(item['bytes'])}): {reasons}")
+
+
+def request(done: Any) -> None:
+    """What `pause`, `save` or `stop` came to."""
+    name = done.run.name
+    if done.host:
+        print(f"{name} trains on {done.host}. The request is left there; it will be obeyed.")
+        print(f"See it with:  leviathan status {name}")
+    elif done.end is None:
+        print(f"Checkpoint saved to {done.run.path / (done.checkpoint or '')}")
+    elif done.end.kind == "paused":
+        print(f"Checkpoint saved to {done.run.path / (done.checkpoint or '')}")
+        print("Training stopped gracefully.")
+    elif done.end.kind == "finished":
+        print(f"{name} finished, at step {done.end.step}.")
+    elif done.end.kind == "stopped":
+        print(f"{name} stopped before its first step: there was nothing to save.")
+    else:
+        print(f"{name} ended: {done.end.why}. Last checkpoint: {done.checkpoint or 'none'}")
+
+
+def status(value: Any) -> None:
+    """The page of `leviathan status`."""
+    phase = PHASES.get(value["phase"], value["phase"])
+    print(f"Run:            {value['run']}")
+    print(f"Phase:          {'pausing: ' if value['pausing'] else ''}{phase}")
+    if value["end"]:
+        print(f"Ended:          {clock(value['end']['at'])}, {value['end']['why']}")
+    if value["max_steps"]:
+        share = 100 * value["step"] / value["max_steps"]
+        print(f"Step:           {value['step']} of {value['max_steps']} ({share:.1f}%)")
+    else:
+        print(f"Step:           {value['step']}")
+    if value["eta_seconds"] is not None:
+        done = clock(time.time() + value["eta_seconds"])
+        print(f"ETA:            {duration(value['eta_seconds'])} ({done})")
+    print(f"Epoch:          {number(value['epoch'], '.3f')}")
+    print(f"Loss:           {number(value['loss'])}   eval {number(value['eval_loss'])}")
+    print(f"Learning rate:  {number(value['learning_rate'], '.3e')}")
+    if value["steps_per_second"]:
+        print(f"Speed:          {value['steps_per_second']:.3g} steps/s")
+    if value.get("gpu_memory_bytes"):
+        print(f"GPU memory:     {size(value['gpu_memory_bytes'])}")
+    if value["training"] and value.get("next_save_step"):
+        print(f"Next save:      step {value['next_save_step']}")
+    saved = f"{value['last_checkpoint']}, {ago(value['last_checkpoint_at'])}"
+    print(f"Last seal:      {saved if value['last_checkpoint'] else 'none'}")
+    if value["training"]:
+        print(f"Process:        {value['pid']} on {value['host']}")
+
+
+def runs(value: Any) -> None:
+    """The table of `leviathan runs`."""
+    if not value["runs"]:
+        print("No run below work/training yet. Start one with:  leviathan train CONFIG")
+        return
+    rows = [
+        [
+            item["run"],
+            PHASES.get(item["phase"], item["phase"]),
+            f"{item['step']}/{item['max_steps'] or '?'}",
+            str(item["checkpoints"]),
+            size(item["bytes"]),
+            ago(item["used"]),
+        ]
+        for item in value["runs"]
+    ]
+    table(["Run", "Phase", "Step", "Checkpoints", "Size", "Used"], rows)

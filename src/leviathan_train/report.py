@@ -1,0 +1,207 @@
+"""What is told of a run, as plain values: `--json` prints them, `render` draws them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from leviathan_train import checkpoints, control
+from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.files import read_json
+from leviathan_train.retention import Item
+from leviathan_train.run import Run, Session
+
+Value = dict[str, Any]
+
+
+def listing(run: Run, found: Sequence[Checkpoint]) -> Value:
+    """All checkpoints of a run. Sizes in bytes, times in seconds since the epoch."""
+    newest, best = checkpoints.latest(list(found)), checkpoints.best(list(found))
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "checkpoints": [row(item, newest, best) for item in found],
+        "total_bytes": sum(item.bytes for item in found),
+        "superseded_bytes": checkpoints.superseded_bytes(run),
+    }
+
+
+def row(item: Checkpoint, newest: Checkpoint | None, best: Checkpoint | None) -> Value:
+    """One checkpoint of `listing`."""
+    return {
+        "step": item.step,
+        "path": str(item.path),
+        "bytes": item.bytes,
+        "modified": item.modified,
+        "epoch": finite(item.facts.epoch),
+        "loss": finite(item.facts.loss),
+        "eval_loss": finite(item.facts.eval_loss),
+        "learning_rate": finite(item.facts.learning_rate),
+        "state": item.state,
+        "reason": item.reason or None,
+        "latest": newest is not None and item.step == newest.step,
+        "best": best is not None and item.step == best.step,
+    }
+
+
+def details(run: Run, item: Checkpoint, found: Sequence[Checkpoint]) -> Value:
+    """One checkpoint with its files, for `latest`, `best` and `show`."""
+    files = [
+        {"name": file.relative_to(item.path).as_posix(), "bytes": file.stat().st_size}
+        for file in sorted(item.path.rglob("*"))
+        if file.is_file()
+    ]
+    known = [other.facts.eval_loss for other in found if other.facts.eval_loss is not None]
+    seal = item.seal
+    return row(item, checkpoints.latest(list(found)), checkpoints.best(list(found))) | {
+        "run": run.name,
+        "max_steps": item.facts.max_steps,
+        "best_metric": finite(item.facts.best_metric),
+        "best_loss": finite(
+            item.facts.best_metric if item.facts.best_metric is not None else min(known, default=None)
+        ),
+        "seconds_trained": seal.seconds_trained if seal else None,
+        "versions": dict(seal.versions) if seal else None,
+        "files": files,
+    }
+
+
+def export(run: Run, found: Sequence[Checkpoint]) -> Value:
+    """`listing` with the log history and the files of each checkpoint."""
+    value = listing(run, found)
+    for entry, item in zip(value["checkpoints"], found, strict=True):
+        try:
+            history = checkpoints.read_state(item.path).get("log_history") or []
+        except checkpoints.FaultError:
+            history = []
+        entry["log_history"] = [
+            {key: finite(part) for key, part in line.items()}
+            for line in history
+            if isinstance(line, dict)
+        ]
+        entry["files"] = details(run, item, found)["files"]
+    return value
+
+
+def cleanup(run: Run, items: Sequence[Item]) -> Value:
+    """A retention plan."""
+    return {
+        "run": run.name,
+        "checkpoints": [
+            {
+                "step": item.checkpoint.step,
+                "path": str(item.checkpoint.path),
+                "bytes": item.checkpoint.bytes,
+                "keep": item.keep,
+                "reasons": list(item.reasons),
+            }
+            for item in items
+        ],
+        "deleted_bytes": sum(item.checkpoint.bytes for item in items if not item.keep),
+    }
+
+
+def verification(run: Run, found: Sequence[Checkpoint]) -> Value:
+    """What `verify` found."""
+    return {
+        "run": run.name,
+        "checkpoints": [
+            {
+                "step": item.step,
+                "path": str(item.path),
+                "state": item.state,
+                "reason": item.reason or None,
+                "files": len(item.seal.files) if item.seal else None,
+                "bytes": item.bytes,
+            }
+            for item in found
+        ],
+        "damaged": sum(not item.intact for item in found),
+    }
+
+
+def status(run: Run) -> Value:
+    """What a run does now, or how it ended."""
+    session = run.session()
+    told = session.status if session else None
+    value: Value = asdict(told) if told else {}
+    alive = session is not None and session.alive()
+    end = session.end if session else None
+    newest = checkpoints.latest(checkpoints.scan(run))
+    phase = (value.get("phase") or "starting") if alive else _resting(run, session)
+    value |= {
+        "run": run.name,
+        "path": str(run.path),
+        "phase": phase,
+        "training": alive,
+        "step": value.get("step") or (end.step if end else None) or (newest.step if newest else 0),
+        "max_steps": value.get("max_steps") or (newest.facts.max_steps if newest else None),
+        "epoch": value.get("epoch"),
+        "loss": finite(value.get("loss") or (newest.facts.loss if newest else None)),
+        "eval_loss": finite(value.get("eval_loss") or (newest.facts.eval_loss if newest else None)),
+        "learning_rate": finite(
+            value.get("learning_rate") or (newest.facts.learning_rate if newest else None)
+        ),
+        "steps_per_second": value.get("steps_per_second") if alive else None,
+        "eta_seconds": value.get("eta_seconds") if alive else None,
+        "pid": value.get("pid") if alive else None,
+        "host": value.get("host") or (session.host if session else None),
+        "last_checkpoint": newest.name if newest else None,
+        "last_checkpoint_at": newest.modified if newest else None,
+        "session": session.id if session else None,
+        "end": asdict(end) if end and not alive else None,
+        "pausing": bool(alive and session and session.request and session.request.kind == "pause"),
+    }
+    return value
+
+
+def _resting(run: Run, session: Session | None) -> str:
+    end = session.end if session else None
+    if end:
+        return end.kind
+    return "ended" if session or checkpoints.folders(run) else "empty"
+
+
+def run_row(run: Run) -> Value:
+    """One run of `leviathan runs`."""
+    found = checkpoints.scan(run)
+    value = status(run)
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "phase": value["phase"],
+        "step": value["step"],
+        "max_steps": value["max_steps"],
+        "checkpoints": len(found),
+        "bytes": sum(item.bytes for item in found),
+        "used": run.last_used(),
+    }
+
+
+def outcome(done: control.Outcome) -> Value:
+    """What a request came to."""
+    return {
+        "run": done.run.name,
+        "end": asdict(done.end) if done.end else None,
+        "checkpoint": done.checkpoint,
+        "host": done.host,
+    }
+
+
+def finite(value: Any) -> Any:
+    """`value`, or None where JSON has no word for it (NaN, infinity)."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def begun(session: Session) -> Value:
+    """Where a session began to train; empty if it never did."""
+    value = read_json(session.path / "begin.json")
+    return value if isinstance(value, dict) else {}
+
+
+def dumps(value: Any) -> str:
+    """`value` as the JSON that every `--json` prints."""
+    return json.dumps(value, indent=2, allow_nan=False, default=str)

@@ -1,0 +1,177 @@
+"""Which checkpoint a start goes on from, and what happens to the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from leviathan_train import checkpoints, retention
+from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.config import Config
+from leviathan_train.errors import UsageError
+from leviathan_train.files import read_json, sync_folder
+from leviathan_train.run import Run
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a start finds in its run.
+
+    Attributes:
+        checkpoint: the one to go on from; None starts from the base model.
+        damaged: newer ones that are not intact, newest first.
+        newer: checkpoints of a branch that is left, to be set aside.
+        ask: whether the user has to confirm.
+        from_config: `resume_from_checkpoint` of the config, if it is the reason.
+        note: what the user should know of the choice.
+    """
+
+    checkpoint: Checkpoint | None
+    damaged: tuple[Checkpoint, ...] = ()
+    newer: tuple[Checkpoint, ...] = ()
+    ask: bool = False
+    from_config: Path | None = None
+    note: str | None = None
+
+
+def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -> Offer:
+    """Decide what a start with `--resume CHOICE` goes on from.
+
+    Args:
+        choice: `ask`, `auto`, `never`, `latest`, `best`, a step, or a path.
+
+    Raises:
+        UsageError: there is no such checkpoint, or it is not intact.
+    """
+    known = list(found)
+    if choice == "never":
+        return Offer(None, newer=tuple(known))
+    if choice not in {"ask", "auto"}:
+        return _named(run, checkpoints.select(run, choice, known), known)
+    named = config.resume_from_checkpoint
+    if named is not None:
+        gone_on = _gone_on_from(run, named, known)
+        if gone_on is None:
+            if not named.is_dir():
+                raise UsageError(
+                    f"{config.path}: resume_from_checkpoint {named} does not exist.",
+                    f"See what there is:  leviathan checkpoints list {run.name}",
+                )
+            offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)
+            return replace(offer, from_config=named)
+    newest = checkpoints.latest(known)
+    limit = newest.step if newest else -1
+    damaged = tuple(item for item in reversed(known) if item.step > limit)
+    if newest is None and damaged:
+        raise UsageError(
+            f"{run.name} has no intact checkpoint: {damaged[0].name}: {damaged[0].reason}.",
+            "Start over, setting these aside, with:  --resume never",
+        )
+    note = None
+    if named is not None and newest is not None:
+        note = (
+            f"resume_from_checkpoint in the config was obeyed before; this run has gone on from"
+            f" there, so the newest of that branch is taken: {newest.name}."
+        )
+    return Offer(newest, damaged, damaged, ask=choice == "ask" and newest is not None, note=note)
+
+
+def _named(run: Run, checkpoint: Checkpoint, known: list[Checkpoint]) -> Offer:
+    if not checkpoint.intact:
+        other = checkpoints.latest(known)
+        hint = f"The newest intact one is {other.name}:  --resume {other.step}" if other else None
+        raise UsageError(f"{checkpoint.name} is not intact: {checkpoint.reason}.", hint)
+    ours = checkpoint.path.resolve().parent == run.path.resolve()
+    newer = [item for item in known if not ours or item.step > checkpoint.step]
+    return Offer(checkpoint, newer=tuple(newer))
+
+
+def _gone_on_from(run: Run, named: Path, known: list[Checkpoint]) -> int | None:
+    """The step that training has reached since it obeyed the config's checkpoint."""
+    for session in reversed(run.sessions()):
+        launch = session.launch
+        if launch.get("resume_from_config") != str(named):
+            continue
+        step = launch.get("resume_step")
+        newest = checkpoints.latest(known)
+        if step is not None and newest and newest.step > step:
+            return newest.step
+    return None
+
+
+def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:
+    """Move checkpoints (and a final adapter) of a left branch to `superseded/<time>/`.
+
+    Returns:
+        The folder they are in now; None if there was nothing to move.
+
+    Raises:
+        OSError: a folder could not be moved; what was moved stays moved.
+    """
+    paths = [checkpoint.path for checkpoint in found]
+    if run.final.is_dir():
+        paths.append(run.final)
+    if not paths:
+        return None
+    folder = run.superseded / time.strftime("%Y%m%d_%H%M%S")
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = run.superseded / f"{time.strftime('%Y%m%d_%H%M%S')}_{number}"
+    folder.mkdir(parents=True)
+    for path in paths:
+        path.rename(folder / path.name)
+        (run.verified / f"{path.name}.json").unlink(missing_ok=True)
+    sync_folder(folder)
+    sync_folder(run.path)
+    return folder
+
+
+def delete_all(run: Run, found: Sequence[Checkpoint]) -> None:
+    """Delete every checkpoint of a run, newest last, so that a break loses the least."""
+    for checkpoint in sorted(found, key=lambda item: item.step):
+        retention.delete(run, checkpoint)
+
+
+def finished_at(run: Run, found: Sequence[Checkpoint]) -> int | None:
+    """The step at which the run's training ended by itself; None if it did not."""
+    session = run.session()
+    if session is not None:
+        end = session.end
+        return end.step if end and end.kind == "finished" else None
+    # Plain Axolotl: the last checkpoint is of the last step, and the final adapter is there.
+    newest = checkpoints.latest(list(found))
+    final = any(run.path.glob("adapter_model.*")) or any(run.path.glob("model*.safetensors"))
+    if newest and final and newest.facts.max_steps == newest.step:
+        return newest.step
+    return None
+
+
+def trains_longer(config: Config, checkpoint: Checkpoint) -> bool:
+    """Whether the config asks for more epochs or steps than the one that made the checkpoint."""
+    before = checkpoint.seal.config if checkpoint.seal else {}
+    for key in ("max_steps", "num_epochs"):
+        try:
+            old, new = float(before.get(key) or 0), float(config.values.get(key) or 0)
+        except (TypeError, ValueError):
+            continue
+        if new > old > 0 or (key == "max_steps" and old > 0 and new == 0):
+            return True
+        if key == "max_steps" and old != new:
+            return new > checkpoint.step
+    return False
+
+
+def seconds_lost(found: Sequence[Checkpoint]) -> float | None:
+    """Seconds of training that the newest checkpoint holds, if its seal tells."""
+    seals = [item.seal for item in found if item.seal]
+    return max((seal.seconds_trained for seal in seals), default=None)
+
+
+def base_of(path: Path) -> str | None:
+    """The base model that an adapter folder names."""
+    value = read_json(path / "adapter_config.json")
+    name = value.get("base_model_name_or_path") if isinstance(value, dict) else None
+    return str(name) if name else None
