@@ -242,7 +242,7 @@ def make_model(folder: Path, data: Path, seed: int) -> bool:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
-            initializer_range=0.1,  # with the usual 0.02 an adapter can hardly move so small a model
+            initializer_range=0.1,  # at the usual 0.02 an adapter hardly moves so small a model
             bos_token_id=fast.bos_token_id,
             eos_token_id=fast.eos_token_id,
             pad_token_id=fast.pad_token_id,

@@ -96,9 +96,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     except FileNotFoundError:
         raise UsageError(f"No config at {path}.", _similar_config(path)) from None
     except IsADirectoryError:
-        raise UsageError(f"{path} is a folder, not a config.", _similar_config(path / "x")) from None
+        raise UsageError(
+            f"{path} is a folder, not a config.", _similar_config(path / "x")
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {path}: {error}.", "Check the file and its rights.") from None
+        raise UsageError(
+            f"Cannot read {path}: {error}.", "Check the file and its rights."
+        ) from None
     try:
         values = yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
@@ -195,7 +199,7 @@ def redact(value: Any) -> Any:
 
 def is_secret(key: str, value: Any = "x") -> bool:
     """Whether the value of `key` may be a credential."""
-    if isinstance(value, bool | int | float) or isinstance(value, Mapping | list):
+    if isinstance(value, bool | int | float | list | Mapping):
         return False
     return bool(_SECRET.search(key)) and not _NOT_SECRET.search(key)
 

@@ -14,8 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from leviathan_train import checkpoints
 from leviathan_train.config import Config
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
 from leviathan_train.processes import SESSION_ENV, Process
+from leviathan_train.resume import Offer
 from leviathan_train.run import End, Run, Session, Status
 from leviathan_train.watch import PAUSE_GRACE, TERM_GRACE
 
@@ -40,9 +40,9 @@ class Plan:
     config: Config
     run: Run
     argv: tuple[str, ...]
+    offer: Offer
     resume_from: Path | None
-    resume_step: int | None
-    resume_from_config: Path | None
+    prepare_anew: bool
     until: float | None
     grace: float
 
@@ -121,6 +121,18 @@ def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def processes_of(accelerate: Sequence[str], *, has_gpu: bool) -> int | None:
+    """Number of processes that the arguments of `accelerate launch` ask for, if they tell."""
+    if not accelerate and not has_gpu:
+        return 1
+    for index, part in enumerate(accelerate):
+        match = re.fullmatch(r"--num[_-]processes(?:=(\d+))?", part)
+        if match:
+            value = match[1] or (accelerate[index + 1] if index + 1 < len(accelerate) else "")
+            return int(value) if value.isdigit() else None
+    return None
+
+
 def has_gpu() -> bool:
     """Whether this machine has a GPU that torch may use, told without importing torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
@@ -141,12 +153,43 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
             "argv": list(argv or plan.argv),
             "cwd": os.getcwd(),
             "resume_from": str(plan.resume_from) if plan.resume_from else None,
-            "resume_step": plan.resume_step,
-            "resume_from_config": str(plan.resume_from_config) if plan.resume_from_config else None,
+            "resume_step": plan.offer.checkpoint.step if plan.offer.checkpoint else None,
+            "resume_from_config": str(plan.offer.from_config) if plan.offer.from_config else None,
+            "branched": bool(set(plan.offer.newer) - set(plan.offer.damaged)),
+            "prepare_anew": plan.prepare_anew,
             "until": plan.until,
             "grace": plan.grace,
         }
     )
+
+
+class Signals:
+    """Ctrl+C and SIGTERM, noted instead of obeyed while a training is started and followed.
+
+    SIGHUP, a closed terminal, is ignored: the training goes on, and so do we.
+    """
+
+    def __init__(self) -> None:
+        self._noted: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self._noted.append(number)
+
+    def take(self) -> list[int]:
+        """The signals noted since the last call."""
+        noted, self._noted = self._noted, []
+        return noted
 
 
 class Training:
@@ -161,6 +204,7 @@ class Training:
         self,
         plan: Plan,
         session: Session,
+        signals: Signals,
         on_line: Callable[[str], None],
         on_status: Callable[[Status | None, bool], None],
     ) -> None:
@@ -169,7 +213,7 @@ class Training:
         self.log = plan.run.logs / f"training_{session.id}.log"
         self._on_line = on_line
         self._on_status = on_status
-        self._signals: list[int] = []
+        self._signals = signals
         self._interrupts = 0
         self._asked: float | None = None
         self._grace = plan.grace
@@ -192,19 +236,18 @@ class Training:
 
     def follow(self) -> End:
         """Follow the trainer until no process of it is left; signals become requests."""
-        with self._listening():
-            while True:
-                ended = self._process.poll() is not None
-                self._handle_signals()
-                self._show()
-                if not self._registered:
-                    self._check_registered(ended)
-                if ended and not self.session.trainer_alive() and self._is_over():
-                    break
-                if self._asked and time.time() > self._asked + self._grace + _MARGIN:
-                    self._end_hard(f"it did not end within {self._grace:.0f} s")
-                time.sleep(_POLL)
+        while True:
+            ended = self._process.poll() is not None
+            self._handle_signals()
             self._show()
+            if not self._registered:
+                self._check_registered(ended)
+            if ended and not self.session.trainer_alive() and self._is_over():
+                break
+            if self._asked and time.time() > self._asked + self._grace + _MARGIN:
+                self._end_hard(f"it did not end within {self._grace:.0f} s")
+            time.sleep(_POLL)
+        self._show()
         self.session.kill()  # data workers and other orphans, if any
         return self.session.close(self._unrecorded_end())
 
@@ -213,8 +256,7 @@ class Training:
         return self._registered or not self.session.stragglers()
 
     def _handle_signals(self) -> None:
-        while self._signals:
-            number = self._signals.pop(0)
+        for number in self._signals.take():
             if number == signal.SIGINT:
                 self._interrupts += 1
                 if self._interrupts > 1:
@@ -287,24 +329,10 @@ class Training:
         step = status.step if status and status.step else None
         name = newest.name if newest else None
         if self._asked:
-            return End("killed", step, name, "it ended before its checkpoint was whole", time.time())
+            return End(
+                "killed", step, name, "it ended before its checkpoint was whole", time.time()
+            )
         return End("crashed", step, name, cause_in(self.log), time.time())
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        def heard(number: int, frame: object) -> None:
-            self._signals.append(number)
-
-        before = {
-            number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        # A closed terminal: the training goes on, and so do we, until it ends.
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def exit_status(run: Run, end: End) -> int:
@@ -326,7 +354,9 @@ def is_config_fault(end: End) -> bool:
 def cause_in(log: Path) -> str:
     """The last error of a log, in one line."""
     lines = _tail(log).splitlines()
-    error = re.compile(r"^(?:\[rank\d+\]: *)?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)")
+    error = re.compile(
+        r"^(?:\[rank\d+\]: *)?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)"
+    )
     found = [match[1] for line in lines if (match := error.match(line))]
     # The launcher's own complaint about its child comes last and says nothing.
     own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
@@ -344,9 +374,8 @@ def advice(run: Run, end: End) -> str:
     if "out of memory" in why and "cuda" in why:
         return f"Free the GPU (nvidia-smi shows who holds it) or lower micro_batch_size, {again}."
     if "no space left" in why or "disk quota" in why or "pytorchstreamwriter" in why:
-        return (
-            f"Free disk space, e.g. with:  leviathan checkpoints cleanup {run.name} --keep 1   {again}."
-        )
+        cleanup = f"leviathan checkpoints cleanup {run.name} --keep 1"
+        return f"Free disk space, e.g. with:  {cleanup}    {again}."
     if "plugin" in why:
         return f"See that {sys.executable} can import leviathan_train, {again}."
     return "Read the log; when the cause is mended, start the same command again."
@@ -362,8 +391,10 @@ def _tail(path: Path, size: int = _TAIL) -> str:
         return ""
 
 
-def failure(run: Run, end: End, log: Path) -> LeviathanError:
-    """The error to show for a crashed session."""
+def failure(run: Run, end: End) -> LeviathanError:
+    """The error to show for a run whose last session crashed."""
+    session = run.session()
+    log = run.logs / f"training_{session.id}.log" if session else run.logs
     if is_config_fault(end):
         return UsageError(f"Axolotl refuses the config: {end.why}", f"The whole log: {log}")
     return LeviathanError(f"Training failed: {end.why}", f"{advice(run, end)} The whole log: {log}")

@@ -33,13 +33,14 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import leviathan_train
-from leviathan_train import checkpoints, processes, restore, retention
+from leviathan_train import changes, checkpoints, processes, restore, retention, trackers
 from leviathan_train.checkpoints import Facts, Seal
 from leviathan_train.config import Config, input_facts, redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.files import read_json, sync_file, sync_folder, write_json
 from leviathan_train.retention import Policy
 from leviathan_train.run import End, Phase, Run, Session, Status
+from leviathan_train.seam import Seam
 from leviathan_train.watch import Deadline, Watch, join
 
 INLINE_SEAL_BYTES = 1 << 30
@@ -48,14 +49,24 @@ INLINE_SEAL_BYTES = 1 << 30
 LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
 
 
+# On several CPU ranks transformers loads the optimizer with `map_location="cpu:0"`
+# (trainer.py, `_load_optimizer_and_scheduler`), a location that torch 2.13 does not know.
+torch.serialization.register_package(
+    100, lambda _: None, lambda storage, at: storage if re.fullmatch(r"cpu:\d+", at) else None
+)
+
+
 class LeviathanArgs(BaseModel):
     """Our own keys in the YAML."""
 
     leviathan_save_minutes: float | None = Field(
-        default=None, gt=0, description="Also save when this many minutes passed since the last save."
+        default=None,
+        gt=0,
+        description="Also save when this many minutes passed since the last save.",
     )
     leviathan_keep_best: bool | None = Field(
-        default=None, description="Keep the best checkpoint besides save_total_limit (default true)."
+        default=None,
+        description="Keep the best checkpoint besides save_total_limit (default true).",
     )
     leviathan_keep_every: int | None = Field(
         default=None, ge=1, description="Keep each checkpoint whose step is a multiple of this."
@@ -70,11 +81,16 @@ class LeviathanPlugin(BasePlugin):
         self.raw: dict[str, Any] = {}
         self.life: Life | None = None
         self.callback: LeviathanCallback | None = None
+        self.config_path = "config"
         self.ended = 0
+        self.reset_preprocess = False
 
     def register(self, cfg: Any) -> None:
         """Called with the config as written, overrides applied; by every axolotl command."""
         self.raw = copy.deepcopy(dict(cfg))
+        for key in changes.NOT_SETTINGS:
+            self.raw.pop(key, None)
+        self.config_path = str(cfg.get("axolotl_config_path") or "config")
         if os.environ.get(processes.SESSION_ENV):
             self.life = Life(cfg)
             logging.getLogger("axolotl.cli.config").addFilter(self.life.keep_config)
@@ -89,8 +105,17 @@ class LeviathanPlugin(BasePlugin):
             life.phase("data")
             if life.rank == 0:
                 discard_half_prepared(cfg)
+            facts = input_facts(Config(Path(self.config_path), self.raw))["data"]
+            resumed = bool(cfg.resume_from_checkpoint)
+            if life.session.launch.get("prepare_anew") or (not resumed and is_stale(cfg, facts)):
+                # As `axolotl preprocess` does: the rows are made anew and replace the old.
+                self.reset_preprocess, cfg.is_preprocess = True, True
+            if life.rank == 0 and not (resumed and not self.reset_preprocess):
+                write_json(sources_file(cfg), (read_json(sources_file(cfg)) or {}) | facts)
 
     def pre_model_load(self, cfg: Any) -> None:
+        if self.reset_preprocess:
+            cfg.is_preprocess = None
         if self.life:
             self.life.phase("model")
 
@@ -111,7 +136,8 @@ class LeviathanPlugin(BasePlugin):
         trainer.args.disable_tqdm = True
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
-        self.callback = LeviathanCallback(life, trainer, cfg, self.raw)
+        config = Config(Path(self.config_path), self.raw)
+        self.callback = LeviathanCallback(life, trainer, cfg, config)
         trainer.add_callback(self.callback)
 
     def post_train(self, cfg: Any, model: Any) -> None:
@@ -147,6 +173,9 @@ class Life:
         self.session = self._session(cfg)
         join(self.session, self.rank)
         launch = self.session.launch
+        if self.rank == 0:
+            resumed = bool(cfg.get("resume_from_checkpoint")) and not launch.get("branched")
+            os.environ.update(trackers.environment(self.run, cfg, resumed=resumed))
         status = Status(str(self.shown), "starting", os.getpid(), processes.hostname())
         deadline = Deadline(at=launch.get("until"))
         self.watch = Watch(self.session, self.rank, status, deadline, self._leave_early)
@@ -194,7 +223,7 @@ class Life:
         if isinstance(record.msg, str) and record.msg.startswith("config:") and record.args:
             file = self.session.path / "config.json"
             if self.rank == 0:
-                write_json(file, redact(json.loads(str(record.args[0]))))
+                write_json(file, redact(json.loads(record.getMessage().partition("\n")[2])))
             record.msg, record.args = f"config: in {file}", ()
         return True
 
@@ -224,11 +253,11 @@ class LeviathanCallback(TrainerCallback):
     before anything that belongs to a finished training can happen.
     """
 
-    def __init__(self, life: Life, trainer: Any, cfg: Any, raw: dict[str, Any]) -> None:
+    def __init__(self, life: Life, trainer: Any, cfg: Any, config: Config) -> None:
         self.life = life
         self.trainer = trainer
         self.cfg = cfg
-        self.config = Config(Path(str(raw.get("axolotl_config_path") or "config")), raw)
+        self.config = config
         self.fresh: list[restore.Group] | None = None
         self.schedule_steps = 0
         self.pausing = False
@@ -239,6 +268,7 @@ class LeviathanCallback(TrainerCallback):
         self.began = self.saved_at = time.monotonic()
         self.trained_before = 0.0
         self.step_began = 0.0
+        self.seam: Seam | None = None
         self.durations: deque[float] = deque(maxlen=50)
         args = trainer.args
         if args.load_best_model_at_end and cfg.leviathan_keep_best is False:
@@ -261,6 +291,7 @@ class LeviathanCallback(TrainerCallback):
             # A full evaluation before the first step; it also repacks 4-bit weights.
             args.eval_on_start = False
             self._skip_loop_if_done()
+            self._drop_replayed_steps()
         self._wrap_save()
 
     # -- before the first step -------------------------------------------------------
@@ -287,6 +318,21 @@ class LeviathanCallback(TrainerCallback):
         limit = self.trainer.args.max_steps
         if state and limit > 0 and state.get("global_step", 0) >= limit:
             self.trainer._run_epoch = lambda **kwargs: None
+
+    def _drop_replayed_steps(self) -> None:
+        """Let TensorBoard forget what was logged after the checkpoint by a session that died."""
+        folder = os.environ.get("TENSORBOARD_LOGGING_DIR")
+        match = re.search(r"checkpoint-(\d+)$", str(self.resumed))
+        for callback in self.trainer.callback_handler.callbacks:
+            if (
+                isinstance(callback, TensorBoardCallback)
+                and folder
+                and match
+                and not self.life.rank
+            ):
+                from torch.utils.tensorboard import SummaryWriter
+
+                callback.tb_writer = SummaryWriter(folder, purge_step=int(match[1]) + 1)
 
     def _wrap_save(self) -> None:
         original = self.trainer._save_checkpoint
@@ -346,10 +392,21 @@ class LeviathanCallback(TrainerCallback):
                 life.say(f"✅ Loaded {name}")
         seal = Seal.from_json(read_json(checkpoint / checkpoints.SEAL))
         restore.restore_callbacks(trainer)
+        counts = restore.counts(trainer)
+        changed = None
         if self.fresh is not None:
             changed = restore.apply_settings(trainer, self.fresh, self.schedule_steps)
             if changed:
                 life.say(f"Now as the config says: {changed}")
+        self.seam = Seam(
+            step=state.global_step,
+            before=list(state.log_history),
+            optimizer_steps=counts[0],
+            schedule_steps=counts[1],
+            expected_rate=float(trainer.optimizer.param_groups[0]["lr"]),
+            memory_before=seal.trainer.get("gpu_memory") if seal else None,
+            changed=bool(changed),
+        )
         if seal:
             sums = seal.trainer.get("loss_sums") or []
             if len(sums) == life.world_size:
@@ -420,9 +477,25 @@ class LeviathanCallback(TrainerCallback):
         shown = [_format(key, logs[key]) for key in SHOWN if isinstance(logs.get(key), int | float)]
         if "loss" in logs or "eval_loss" in logs:
             self.life.say(f"Step {state.global_step}: {' '.join(shown)}")
-        known = {key: logs[key] for key in ("loss", "eval_loss", "grad_norm", "learning_rate") if key in logs}
-        memory = torch.cuda.memory_reserved() if torch.cuda.is_available() else None
+        known = {
+            key: logs[key]
+            for key in ("loss", "eval_loss", "grad_norm", "learning_rate")
+            if key in logs
+        }
+        memory = gpu_memory()
         self.life.watch.tell(**known, gpu_memory_bytes=memory)
+        if self.seam and "loss" in logs:
+            self.seam.add({**logs, "step": state.global_step}, memory)
+            self._judge_seam(self.seam)
+
+    def _judge_seam(self, seam: Seam) -> None:
+        verdict = seam.verdict()
+        if self.life.rank == 0:
+            write_json(self.life.session.path / "seam.json", asdict(verdict))
+        if verdict.word != "too early":
+            sign = "✅" if verdict.word == "continuous" else "⚠️ "
+            self.life.say(f"{sign} Resume at step {seam.step}: {verdict.word}: {verdict.cause}")
+            self.seam = None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         sums = self._gather(restore.loss_sums(self.trainer))
@@ -445,7 +518,9 @@ class LeviathanCallback(TrainerCallback):
         watch.deadline.step_seconds = max(self.durations)
         if self.life.rank == 0:
             minutes = self.cfg.leviathan_save_minutes
-            next_at = self.saved_at + minutes * 60 - time.monotonic() + time.time() if minutes else None
+            next_at = (
+                self.saved_at + minutes * 60 - time.monotonic() + time.time() if minutes else None
+            )
             watch.tell(
                 step=state.global_step,
                 max_steps=state.max_steps,
@@ -505,7 +580,7 @@ class LeviathanCallback(TrainerCallback):
                 "evaluation_owed": self.evaluation_owed,
                 "weights_only": bool(self.trainer.args.save_only_model and not self.pausing),
                 "inputs": input_facts(self.config),
-                "batch_size": self.trainer._train_batch_size,
+                "gpu_memory": gpu_memory(),
             },
         )
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -597,6 +672,12 @@ def _format(key: str, value: float) -> str:
     return f"{key}={value:{form}}"
 
 
+def gpu_memory() -> int | None:
+    """Bytes that this process holds on its GPU; None without one."""
+    reserved: int | None = torch.cuda.memory_reserved() if torch.cuda.is_available() else None
+    return reserved
+
+
 def versions() -> dict[str, str]:
     """Versions of this package and of the libraries that a checkpoint depends on."""
     found = {"leviathan": leviathan_train.__version__}
@@ -619,6 +700,23 @@ def keep_final(run: Run) -> None:
     sync_folder(run.path)
 
 
+def sources_file(cfg: Any) -> Path:
+    """Where size and time of the files behind the prepared rows are kept."""
+    from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
+
+    prepared = Path(str(cfg.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH))
+    return prepared / "leviathan-sources.json"
+
+
+def is_stale(cfg: Any, facts: dict[str, Any]) -> bool:
+    """Whether a data file has changed since rows were prepared from it.
+
+    The prepared folder's name hashes the config only, so Axolotl would not notice.
+    """
+    known = read_json(sources_file(cfg)) or {}
+    return any(path in known and known[path] != found for path, found in facts.items())
+
+
 def discard_half_prepared(cfg: Any) -> None:
     """Remove tokenised rows that a kill left half-written, so that they are made anew.
 
@@ -638,7 +736,9 @@ def discard_half_prepared(cfg: Any) -> None:
             for folder in prepared.iterdir():
                 if not re.fullmatch(r"[0-9a-f]{32}", folder.name) or not folder.is_dir():
                     continue
-                if not any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
+                if not any(
+                    (folder / name).exists() for name in ("state.json", "dataset_dict.json")
+                ):
                     shutil.rmtree(folder)
     except Timeout:
         return

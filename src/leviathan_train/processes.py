@@ -114,9 +114,7 @@ def kill(pids: Iterable[int]) -> None:
             continue
 
 
-def wait_until(
-    condition: Callable[[], bool], seconds: float, *, poll: float = 0.1
-) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float, *, poll: float = 0.1) -> bool:
     """Wait at most `seconds` until `condition()`; whether it came true."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -190,12 +190,12 @@ def _bar(phase: str, status: Status | None, pausing: bool) -> RenderableType:
     return table
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()
+) -> None:
     """Print aligned columns: plain text, so that it reads the same piped and on a terminal."""
     body = [list(row) for row in rows]
-    widths = [
-        max(len(cell) for cell in column) for column in zip(headers, *body, strict=True)
-    ]
+    widths = [max(len(cell) for cell in column) for column in zip(headers, *body, strict=True)]
 
     def join(cells: Sequence[str]) -> str:
         aligned = [
@@ -364,3 +364,46 @@ def runs(value: Any) -> None:
         for item in value["runs"]
     ]
     table(["Run", "Phase", "Step", "Checkpoints", "Size", "Used"], rows)
+
+
+def history(value: Any) -> None:
+    """The table of `leviathan history`."""
+    if not value["sessions"]:
+        print(f"{value['run']} has no session yet.")
+        return
+    rows = [
+        [
+            clock(item["started"]),
+            item["end"],
+            _span(item["first_step"], item["last_step"], "-"),
+            _span(number(item["first_loss"]), number(item["last_loss"]), " -> "),
+            duration(item["hours"] * 3600 if item["hours"] else None),
+            number(item["steps_per_second"], ".3g"),
+            item["verdict"] or "-",
+        ]
+        for item in value["sessions"]
+    ]
+    table(["Started", "End", "Steps", "Loss", "Time", "Steps/s", "Seam"], rows)
+    for item in value["sessions"]:
+        if item["verdict"] == "broken" or item["end"] in {"crashed", "killed"}:
+            told = item["cause"] if item["verdict"] == "broken" else item["why"]
+            print(f"{item['session']}: {told}")
+
+
+def _span(first: Any, last: Any, between: str) -> str:
+    known = first not in (None, "-") and last not in (None, "-")
+    return f"{first}{between}{last}" if known else "-"
+
+
+def changes(found: Sequence[Any]) -> list[str]:
+    """The lines that tell what changed since the checkpoint, and what each change does."""
+    return [
+        f"   {change.key}: {_short(change.old)} -> {_short(change.new)}: {change.effect}"
+        f" ({change.why})"
+        for change in found
+    ]
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

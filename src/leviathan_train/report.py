@@ -61,7 +61,9 @@ def details(run: Run, item: Checkpoint, found: Sequence[Checkpoint]) -> Value:
         "max_steps": item.facts.max_steps,
         "best_metric": finite(item.facts.best_metric),
         "best_loss": finite(
-            item.facts.best_metric if item.facts.best_metric is not None else min(known, default=None)
+            item.facts.best_metric
+            if item.facts.best_metric is not None
+            else min(known, default=None)
         ),
         "seconds_trained": seal.seconds_trained if seal else None,
         "versions": dict(seal.versions) if seal else None,

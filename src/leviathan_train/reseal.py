@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from leviathan_train import checkpoints
+from leviathan_train import checkpoints, seal, structure
 from leviathan_train.checkpoints import Checkpoint, FaultError, Seal
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run import Run
@@ -13,23 +13,40 @@ from leviathan_train.run import Run
 
 def changes(checkpoint: Checkpoint) -> list[str]:
     """What differs from the seal, or that there is none; empty if nothing does."""
-    if checkpoint.seal is None:
-        return ["it has no seal; its files are sound by structure" if checkpoint.intact else checkpoint.reason]
-    return list(checkpoints.compare(checkpoint.path, checkpoint.seal))
+    if checkpoint.state == "intact":
+        return []
+    if checkpoint.state == "unsealed":
+        return ["it has no seal; its files are sound by structure"]
+    found = list(seal.compare(checkpoint.path, checkpoint.seal)) if checkpoint.seal else []
+    return found or [checkpoint.reason]
 
 
 def reseal(run: Run, checkpoint: Checkpoint) -> Seal:
     """Seal a checkpoint as it lies on disk.
 
+    Where the old seal is readable, what cannot be seen from the files (versions, config,
+    time trained, loss sums) is taken from it.
+
     Raises:
-        LeviathanError: a file that a resume needs is missing or broken by its structure.
+        LeviathanError: a file that a resume needs is missing or broken by its structure,
+            or a training is writing the checkpoint.
+        OSError: the disk refused.
     """
-    stats = checkpoints.file_stats(checkpoint.path)
+    path = checkpoint.path
+    refusal = f"{checkpoint.name} cannot be sealed"
+    if run.live_session() and not checkpoints.is_sealed(path):
+        raise LeviathanError(
+            f"{refusal}: {run.name} is training and may be writing it.",
+            f"Pause it first:  leviathan pause {run.name}",
+        )
     try:
-        facts = checkpoints.read_facts(checkpoint.path, checkpoint.step)
-    except FaultError as fault:
-        raise LeviathanError(f"{checkpoint.name} cannot be sealed: {fault}.") from None
-    if fault_found := next(checkpoints.structure_faults(checkpoint.path, stats), None):
-        raise LeviathanError(f"{checkpoint.name} cannot be sealed: {fault_found}.")
-    seal = checkpoint.seal or Seal(facts, 0.0, 0.0, 1, {}, {}, {})
-    return checkpoints.write_seal(run, checkpoint.path, replace(seal, facts=facts, time=time.time()))
+        facts = structure.read_facts(path, checkpoint.step)
+        fault = next(structure.faults(path, seal.file_stats(path)), None)
+    except FaultError as error:
+        fault = str(error)
+    if fault:
+        raise LeviathanError(
+            f"{refusal}: {fault}.", "Put the file back, or go on from another checkpoint."
+        )
+    old = checkpoint.seal or Seal(facts, 0.0, 0.0, 1, {}, {}, {})
+    return checkpoints.write_seal(run, path, replace(old, facts=facts, time=time.time()))

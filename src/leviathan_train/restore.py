@@ -90,7 +90,9 @@ def apply_settings(trainer: Any, fresh: list[Group], max_steps: int) -> str | No
         raise LeviathanError("The checkpoint's optimizer has other parameter groups.")
     before = [group["lr"] for group in optimizer.param_groups]
     if type(scheduler).__name__ in {"ReduceLROnPlateau", "GreedyLR"}:
-        groups = [_keep_factor(old, new) for old, new in zip(optimizer.param_groups, fresh, strict=True)]
+        groups = [
+            _keep_factor(old, new) for old, new in zip(optimizer.param_groups, fresh, strict=True)
+        ]
         rebuilt = None
     else:
         rebuilt, groups = _schedule_at(trainer, fresh, trainer.state.global_step, max_steps)
@@ -100,7 +102,9 @@ def apply_settings(trainer: Any, fresh: list[Group], max_steps: int) -> str | No
     for real, want, given in zip(optimizer.param_groups, groups, fresh, strict=True):
         for key, value in want.items():
             of_schedule = key in {"lr", "initial_lr"} or key not in given
-            if key not in real or (of_schedule and rebuilt is None and key not in {"lr", "initial_lr"}):
+            if key not in real or (
+                of_schedule and rebuilt is None and key not in {"lr", "initial_lr"}
+            ):
                 continue
             if not _equal(real[key], value):
                 changed.append(key)
@@ -116,6 +120,18 @@ def apply_settings(trainer: Any, fresh: list[Group], max_steps: int) -> str | No
         told.append("the learning rate schedule")
     told += [f"{key}={groups[0].get(key)}" for key in others]
     return ", ".join(told) or None
+
+
+def counts(trainer: Any) -> tuple[int | None, int | None]:
+    """Updates that the loaded optimizer has made, and steps that the loaded schedule counts."""
+    made: int | None = None
+    for entry in trainer.optimizer.state_dict().get("state", {}).values():
+        if isinstance(entry, Mapping) and "step" in entry:
+            made = max(made or 0, int(entry["step"]))
+    if made is None and trainer.optimizer.state_dict().get("state") == {}:
+        made = 0
+    last = getattr(trainer.lr_scheduler, "last_epoch", None)
+    return made, last if isinstance(last, int) else None
 
 
 def _schedule_at(
@@ -151,9 +167,9 @@ def _schedule_at(
 
 def _keep_factor(old: Group, new: Group) -> Group:
     """Settings of `new`, the rate lowered by the same factor as the loaded one was."""
-    base = float(old.get("initial_lr", old["lr"])) or 1.0
+    base = float(old.get("initial_lr") or old["lr"]) or 1.0
     factor = float(old["lr"]) / base
-    start = new.get("initial_lr", new["lr"])
+    start = new.get("initial_lr") or new["lr"]
     return {**new, "lr": float(start) * factor, "initial_lr": start}
 
 

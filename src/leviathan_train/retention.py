@@ -5,10 +5,12 @@ The same plan serves `leviathan checkpoints cleanup` and `save_total_limit` in t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,12 @@ from leviathan_train.errors import UsageError
 from leviathan_train.files import sync_folder
 from leviathan_train.run import Run
 
-_DOOMED = re.compile(r"\.leviathan-deleting-checkpoint-\d+(-\d+)?$")
+STILL_WRITTEN = 300.0
+"""Seconds since its last change in which a half checkpoint that plain Axolotl may be
+writing is left alone; of our own trainer it is known what it writes."""
+
+_DOOMED = re.compile(r"\.leviathan-deleting-checkpoint-\w+(-\d+)?")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+|final)")
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise UsageError(
-                "--keep 0 would delete the checkpoint to go on from.", "Keep at least 1."
+                f"--keep {self.keep} would delete the checkpoint to go on from.",
+                "Keep at least 1:  --keep 1",
             )
         if self.keep_every is not None and self.keep_every < 1:
             raise UsageError("--keep-every needs a number of steps of at least 1.")
@@ -59,25 +67,23 @@ class Item:
 
 
 def plan(
-    found: Sequence[Checkpoint], policy: Policy, *, in_use: Iterable[int] = ()
+    found: Sequence[Checkpoint], policy: Policy, *, in_use: Mapping[int, str] | None = None
 ) -> list[Item]:
     """Decide for each checkpoint whether it stays, with the reasons; changes nothing.
 
     Damaged ones do not count towards `policy.keep` and go.
 
     Args:
-        in_use: steps that a live trainer reads or writes.
+        in_use: steps that a live training reads or writes, and what it does with them.
     """
-    busy = set(in_use)
+    busy = in_use or {}
     by_step = sorted(found, key=lambda checkpoint: checkpoint.step)
     intact = [checkpoint for checkpoint in by_step if checkpoint.intact]
     newest = {checkpoint.step for checkpoint in intact[-policy.keep :]}
     best = checkpoints.best(by_step) if policy.keep_best else None
     items = []
     for checkpoint in by_step:
-        reasons = []
-        if checkpoint.step in busy:
-            reasons.append("in use by the training")
+        reasons = [busy[checkpoint.step]] if checkpoint.step in busy else []
         if checkpoint.intact:
             if checkpoint.step == intact[-1].step:
                 reasons.append("latest")
@@ -92,15 +98,98 @@ def plan(
         elif not checkpoint.intact:
             items.append(Item(checkpoint, False, (f"damaged: {checkpoint.reason}",)))
         else:
-            items.append(Item(checkpoint, False, (f"older than the newest {policy.keep}",)))
+            older = "the newest" if policy.keep == 1 else f"the newest {policy.keep}"
+            items.append(Item(checkpoint, False, (f"older than {older}",)))
     return items
+
+
+def _why_best(best: Checkpoint) -> str:
+    loss = best.facts.eval_loss
+    return "best" if loss is None else f"best (eval loss {loss:.4g})"
+
+
+def in_use(
+    run: Run, found: Sequence[Checkpoint] = (), *, now: float | None = None
+) -> dict[int, str]:
+    """Steps of the checkpoints that a training reads or writes, and what it does with them.
+
+    Args:
+        found: the checkpoints as they were last seen.
+    """
+    now = time.time() if now is None else now
+    session = run.live_session()
+    if session is None:
+        newest = found[-1] if found else None
+        if newest and not newest.intact and newest.name not in run.saves():
+            if now - _last_change(newest.path) < STILL_WRITTEN:
+                return {newest.step: "written to lately, perhaps still being saved"}
+        return {}
+    launch, status = session.launch, session.status
+    began = launch.get("started")
+    began = began if isinstance(began, int | float) else 0.0
+    used = {
+        step: "being saved by the training"
+        for step, path in checkpoints.folders(run)
+        if not checkpoints.is_sealed(path) and _last_change(path) >= began - 1
+    }
+    if isinstance(step := launch.get("resume_step"), int):
+        used[step] = "the training resumed from it"
+    if status:
+        used.setdefault(status.step, "the training stands at it")
+    newest = checkpoints.latest(list(found))
+    if newest and newest.facts.best_step:
+        used.setdefault(newest.facts.best_step, "the training may load it at its end")
+    return used
+
+
+def _last_change(path: Path) -> float:
+    """When something in a folder was written last, in seconds since the epoch."""
+    latest = 0.0
+    for folder, _, names in os.walk(path):
+        for file in [folder, *(os.path.join(folder, name) for name in names)]:
+            with contextlib.suppress(OSError):
+                latest = max(latest, os.stat(file).st_mtime)
+    return latest
+
+
+def carry_out(
+    run: Run, items: Sequence[Item], tell: Callable[[Checkpoint], None] = lambda checkpoint: None
+) -> list[int]:
+    """Delete what a plan lets go, oldest first, and finish deletions that were interrupted.
+
+    No training starts meanwhile. What a live one has begun to use since the plan was made,
+    or has made whole, stays.
+
+    Args:
+        tell: called before each deletion.
+
+    Returns:
+        The steps deleted.
+
+    Raises:
+        OSError: a folder could not be renamed or removed; what was deleted stays deleted.
+    """
+    deleted = []
+    found = [item.checkpoint for item in items]
+    with run.locked():
+        sweep(run)
+        for item in items:
+            checkpoint = item.checkpoint
+            if item.keep or checkpoint.step in in_use(run, found):
+                continue
+            if not checkpoint.intact and checkpoints.inspect(run, checkpoint.path).intact:
+                continue
+            tell(checkpoint)
+            delete(run, checkpoint)
+            deleted.append(checkpoint.step)
+    return deleted
 
 
 def delete(run: Run, checkpoint: Checkpoint) -> None:
     """Delete one checkpoint so that no half of it ever bears its name.
 
     It is renamed first, in one step; what an interrupted deletion leaves behind is
-    finished by `sweep`.
+    finished by `sweep`. One that is gone already is passed over.
 
     Raises:
         OSError: the folder could not be renamed or removed.
@@ -113,39 +202,61 @@ def remove_tree(path: Path, doomed: Path) -> None:
     """Remove a folder by way of the name `doomed`, in the same file system."""
     number = 1
     target = doomed
-    while target.exists():
+    while os.path.lexists(target):
         number += 1
         target = doomed.with_name(f"{doomed.name}-{number}")
-    os.rename(path, target)
+    try:
+        os.rename(path, target)
+    except FileNotFoundError:
+        return  # another cleanup was faster
     sync_folder(target.parent)
-    shutil.rmtree(target)
+    _remove(target)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder that another cleanup may be removing, too."""
+    for _ in range(100):
+        if not os.path.lexists(path):
+            return
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+    shutil.rmtree(path)
 
 
 def sweep(run: Run) -> None:
-    """Finish deletions that were interrupted."""
-    try:
-        names = [entry.name for entry in os.scandir(run.path) if entry.is_dir()]
-    except OSError:
-        return
-    for name in names:
-        if _DOOMED.match(name):
-            shutil.rmtree(run.path / name, ignore_errors=True)
+    """Finish deletions that were interrupted; what refuses is left for the next time."""
+    folders = [run.path, run.superseded, *_folders(run.superseded)]
+    for folder in folders:
+        for inside in _folders(folder):
+            if _DOOMED.fullmatch(inside.name):
+                with contextlib.suppress(OSError):
+                    _remove(inside)
 
 
-def _why_best(best: Checkpoint) -> str:
-    loss = best.facts.eval_loss
-    return "best" if loss is None else f"best (eval loss {loss:.4g})"
+def clear_superseded(run: Run) -> None:
+    """Delete the checkpoints that were set aside; anything else that lies there stays.
 
+    One that a live training resumed from stays, too.
 
-def in_use(run: Run) -> set[int]:
-    """Steps of the checkpoints that a live training reads or writes."""
+    Raises:
+        OSError: a folder could not be renamed or removed.
+    """
+    sweep(run)
     session = run.live_session()
-    if session is None:
-        return set()
-    status, launch = session.status, session.launch
-    steps = {step for step, path in checkpoints.folders(run) if not checkpoints.is_sealed(path)}
-    if isinstance(launch.get("resume_step"), int):
-        steps.add(launch["resume_step"])
-    if status:
-        steps.add(status.step)
-    return steps
+    used = Path(str(session.launch.get("resume_from"))).parts[-2:] if session else ()
+    for aside in [run.superseded, *_folders(run.superseded)]:
+        for folder in _folders(aside):
+            if _CHECKPOINT.fullmatch(folder.name) and folder.parts[-2:] != used:
+                remove_tree(folder, aside / f".leviathan-deleting-{folder.name}")
+    for aside in [*_folders(run.superseded), run.superseded]:
+        with contextlib.suppress(OSError):  # what is not empty is not ours
+            aside.rmdir()
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders in a folder, links left out; none if it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))
+    except OSError:
+        return []

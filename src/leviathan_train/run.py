@@ -167,7 +167,12 @@ class Session:
             return None
 
     def ask(
-        self, kind: Literal["pause", "save", "kill"], by: str, grace: float, *, now: float | None = None
+        self,
+        kind: Literal["pause", "save", "kill"],
+        by: str,
+        grace: float,
+        *,
+        now: float | None = None,
     ) -> Request:
         """Leave a request for the trainer; an earlier, sooner deadline stays in force."""
         request = Request(kind, by, time.time() if now is None else now, grace)
@@ -351,7 +356,9 @@ class Run:
             started = datetime.now()
             base = started.strftime("%Y%m%d_%H%M%S")
             taken = {session.id for session in self.sessions()}
-            name = next(n for n in [base, *(f"{base}_{i}" for i in range(2, 1000))] if n not in taken)
+            name = next(
+                n for n in [base, *(f"{base}_{i}" for i in range(2, 1000))] if n not in taken
+            )
             session = Session((self.records / "sessions" / name).resolve())
             session.path.mkdir(parents=True)
             session.add_process(Process.of(), role)

@@ -20,6 +20,7 @@ from leviathan_train.errors import LeviathanError
 from leviathan_train.files import write_json
 from leviathan_train.processes import Process
 from leviathan_train.run import End, Request, Session, Status
+from leviathan_train.supervise import END_OF_TIME
 
 TERM_GRACE = 60.0
 """Seconds that a SIGTERM leaves for the step and the save."""
@@ -160,7 +161,7 @@ class Watch:
         if self._has_launcher and os.getppid() != self._parent and self.pause is None:
             self.ask_pause("the launcher's end", TERM_GRACE)
         if self.deadline.due(now) and self.pause is None:
-            self.ask_pause("the end of its time", PAUSE_GRACE)
+            self.ask_pause(END_OF_TIME, PAUSE_GRACE)
         if self.pause:
             if self.may_leave:
                 self._leave(End("stopped", None, None, self.pause.by, now))
@@ -192,7 +193,9 @@ class Watch:
     def end_hard(self, why: str) -> None:
         """End this process and its children at once; the last sealed checkpoint remains."""
         with contextlib.suppress(OSError):
-            self.session.close(End("killed", self.last_step, self.last_checkpoint, why, time.time()))
+            self.session.close(
+                End("killed", self.last_step, self.last_checkpoint, why, time.time())
+            )
         processes.kill(processes.descendants(os.getpid()))
         processes.kill([os.getpid()])
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "status": "control",
     "runs": "control",
     "checkpoints": "checkpoints",
+    "history": "history",
 }
 
 

@@ -147,7 +147,9 @@ def cleanup(
         _allow(f"Delete {len(doomed)} checkpoints?", yes=yes)
         for checkpoint in doomed:
             if not json:
-                print(f"  Deleting {checkpoint.name} ({render.size(checkpoint.bytes)})...", flush=True)
+                print(
+                    f"  Deleting {checkpoint.name} ({render.size(checkpoint.bytes)})...", flush=True
+                )
             retention.delete(found, checkpoint)
         retention.sweep(found)
     if json:

@@ -1,0 +1,22 @@
+"""`leviathan history`: the sessions of a run."""
+
+from __future__ import annotations
+
+import click
+
+from leviathan_train import history as sessions
+from leviathan_train import render
+from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli.options import as_json, find_run, run_argument
+
+
+@click.command(epilog=EXIT_STATUS)
+@run_argument
+@as_json
+def history(run: str | None, json: bool) -> None:
+    """Show every session of a run: when, how far, why it ended, and each seam's verdict.
+
+    Example:  leviathan history leviathan_10pct_a4000
+    """
+    value = sessions.history(find_run(run, quiet=json))
+    render.document(value) if json else render.history(value)

@@ -22,7 +22,9 @@ def ask(question: str, answers: Sequence[str]) -> str:
     """
     choices = "/".join(answers)
     while True:
-        typed: str = click.prompt(f"{question} ({choices})", type=str, default="", show_default=False)
+        typed: str = click.prompt(
+            f"{question} ({choices})", type=str, default="", show_default=False
+        )
         typed = typed.strip().lower()
         found = [answer for answer in answers if typed and answer.startswith(typed)]
         if len(found) == 1:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 
-from leviathan_train import checkpoints, config, launch, render, resume, retention
+from leviathan_train import changes, checkpoints, config, launch, render, resume, retention
+from leviathan_train.changes import Change
 from leviathan_train.cli import EXIT_STATUS
-from leviathan_train.cli.prompts import confirm_resume
+from leviathan_train.cli.prompts import ask, confirm, confirm_resume
 from leviathan_train.config import Config
-from leviathan_train.errors import UsageError
-from leviathan_train.run import Run, busy
+from leviathan_train.errors import DONE, Declined, UsageError
+from leviathan_train.run import End, Run, busy
+from leviathan_train.supervise import Window, supervise
 from leviathan_train.watch import PAUSE_GRACE
 
 
@@ -42,6 +45,19 @@ from leviathan_train.watch import PAUSE_GRACE
     help="End hard a trainer that has not saved so long after Ctrl+C.",
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
+@click.option(
+    "--window",
+    metavar="HH:MM-HH:MM",
+    help="Train only within these hours, day after day, until the training is finished.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Go on after a crash, at most N times without progress.",
+)
 @click.option("--dry-run", is_flag=True, help="Check all, print the command, start nothing.")
 @click.argument("accelerate_args", nargs=-1, metavar="[-- ACCELERATE_LAUNCH_ARGS...]")
 def train(
@@ -52,6 +68,8 @@ def train(
     for_: str | None,
     grace: float,
     sets: tuple[str, ...],
+    window: str | None,
+    max_restarts: int,
     dry_run: bool,
     accelerate_args: tuple[str, ...],
 ) -> int:
@@ -64,76 +82,191 @@ def train(
     """
     cfg = config.load(config_path, sets)
     deadline = _deadline(until, for_)
-    config.check_inputs(cfg)
-    launch.check_packages()
-    run = Run(cfg.output_dir)
-    if session := run.live_session():
-        raise busy(run, session)
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    choice = "auto" if choice == "ask" and (yes or not interactive) else choice
-    found = checkpoints.scan(run)
-    offer = resume.choose(run, cfg, choice, found)
-    screen = render.Screen()
-    if choice in {"ask", "auto"} and _is_finished(run, cfg, found):
-        step = resume.finished_at(run, found)
-        screen.line(f"{run.name} is already finished, at step {step}.")
-        screen.line(
-            "Train on: raise num_epochs or max_steps.  Start over: --resume never.  Use it:"
-            f"  leviathan merge {run.name}"
-        )
-        return 0
-    screen.offer(run, offer)
-    if offer.ask and not dry_run:
-        offer = confirm_resume(run, offer, found, screen)
-    resume_from = None
-    if offer.checkpoint:
-        # As the config writes the run's folder, so that messages and commands read alike.
-        ours = offer.checkpoint.path.resolve().parent == run.path.resolve()
-        resume_from = run.path / offer.checkpoint.name if ours else offer.checkpoint.path
-    plan = launch.Plan(
-        config=cfg,
-        run=run,
-        argv=launch.build_argv(cfg, resume_from, accelerate_args, has_gpu=launch.has_gpu()),
-        resume_from=resume_from,
-        resume_step=offer.checkpoint.step if offer.checkpoint else None,
-        resume_from_config=offer.from_config,
-        until=deadline,
-        grace=grace,
-    )
+    hours = Window.parse(window) if window else None
+    start_of = Starter(cfg, grace, accelerate_args, yes=yes)
+    start_of.check()
+    plan = start_of.plan(choice, dry_run=dry_run)
+    if plan is None:
+        return DONE
     if dry_run:
-        screen.line(shlex.join(plan.argv))
-        return 0
-    return start(plan, offer, screen)
+        start_of.screen.line(shlex.join(plan.argv))
+        return DONE
+    plans = [plan]  # the first was confirmed by the user, the others go on by themselves
 
+    def start(at: float | None) -> End:
+        now = plans.pop() if plans else start_of.plan("auto", confirmed=True)
+        if now is None:
+            step = resume.finished_at(start_of.run, checkpoints.scan(start_of.run))
+            return End("finished", step, None, "", time.time())
+        return start_of.train(replace(now, until=at))
 
-def start(plan: launch.Plan, offer: resume.Offer, screen: render.Screen) -> int:
-    """Take the run, set the left branch aside, train, and tell the outcome."""
-    run = plan.run
-    session = launch.open_session(plan)
-    retention.sweep(run)
-    if aside := resume.set_aside(run, offer.newer):
-        names = ", ".join(sorted(path.name for path in aside.iterdir()))
-        screen.line(f"Set aside in {aside}: {names}")
-    if plan.resume_step is not None:
-        screen.line("Resuming training...")
-    training = launch.Training(plan, session, screen.line, screen.progress)
-    screen.line(f"Log: {training.log}")
-    training.start()
-    try:
-        end = training.follow()
-    finally:
-        screen.close()
-    status = launch.exit_status(run, end)
+    end = supervise(
+        start, start_of.screen.line, until=deadline, window=hours, max_restarts=max_restarts
+    )
+    status = launch.exit_status(start_of.run, end)
     if end.kind == "crashed":
-        raise launch.failure(run, end, training.log)
-    screen.outcome(run, plan.config, end, status)
+        raise launch.failure(start_of.run, end)
+    start_of.screen.outcome(start_of.run, cfg, end, status)
     return status
 
 
-def _is_finished(run: Run, cfg: Config, found: list[checkpoints.Checkpoint]) -> bool:
-    step = resume.finished_at(run, found)
-    newest = checkpoints.latest(found)
-    return step is not None and not (newest and resume.trains_longer(cfg, newest))
+class Starter:
+    """What the starts of one command share.
+
+    Args:
+        accelerate: arguments for `accelerate launch`.
+        yes: answer every question by yes.
+    """
+
+    def __init__(
+        self, cfg: Config, grace: float, accelerate: tuple[str, ...], *, yes: bool
+    ) -> None:
+        self.config = cfg
+        self.run = Run(cfg.output_dir)
+        self.screen = render.Screen()
+        self._grace = grace
+        self._accelerate = accelerate
+        self._yes = yes
+
+    def check(self) -> None:
+        """Check what needs no look into the run.
+
+        Raises:
+            UsageError: an input or a package is missing, or a key is unknown.
+            LeviathanError: the run is training already.
+        """
+        config.check_inputs(self.config)
+        launch.check_packages()
+        if session := self.run.live_session():
+            raise busy(self.run, session)
+
+    def plan(
+        self, choice: str, *, dry_run: bool = False, confirmed: bool = False
+    ) -> launch.Plan | None:
+        """Decide what to go on from, and have it confirmed.
+
+        Args:
+            confirmed: the user has agreed before; changes are not asked about again.
+
+        Returns:
+            None if the run is finished.
+
+        Raises:
+            UsageError: there is no such checkpoint, or the config cannot go on from it.
+            Declined: the user said no.
+        """
+        run, screen = self.run, self.screen
+        interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        if choice == "ask" and (self._yes or not interactive):
+            choice = "auto"
+        found = checkpoints.scan(run)
+        offer = resume.choose(run, self.config, choice, found)
+        if choice in {"ask", "auto"} and self._is_finished(found):
+            step = resume.finished_at(run, found)
+            screen.line(f"{run.name} is already finished, at step {step}.")
+            screen.line(
+                "Train on: raise num_epochs or max_steps.  Start over: --resume never."
+                f"  Use it:  leviathan merge {run.name}"
+            )
+            return None
+        screen.offer(run, offer)
+        differences = self._changes(offer)
+        prepare_anew = False
+        if offer.ask and not dry_run:
+            offer = confirm_resume(run, offer, found, screen)
+        if offer.checkpoint and not dry_run and not confirmed:
+            prepare_anew = self._confirm(differences, interactive)
+        resume_from = None
+        if offer.checkpoint:
+            # As the config writes the run's folder, so that messages and commands read alike.
+            ours = offer.checkpoint.path.resolve().parent == run.path.resolve()
+            resume_from = run.path / offer.checkpoint.name if ours else offer.checkpoint.path
+        argv = launch.build_argv(
+            self.config, resume_from, self._accelerate, has_gpu=launch.has_gpu()
+        )
+        return launch.Plan(
+            config=self.config,
+            run=run,
+            argv=argv,
+            offer=offer,
+            resume_from=resume_from,
+            prepare_anew=prepare_anew,
+            until=None,
+            grace=self._grace,
+        )
+
+    def train(self, plan: launch.Plan) -> End:
+        """Take the run, set the left branch aside, and train."""
+        run, screen = self.run, self.screen
+        with launch.Signals() as signals:
+            session = launch.open_session(plan)
+            retention.sweep(run)
+            if aside := resume.set_aside(run, plan.offer.newer):
+                names = ", ".join(sorted(path.name for path in aside.iterdir()))
+                screen.line(f"Set aside in {aside}: {names}")
+            if plan.resume_from is not None:
+                screen.line("Resuming training...")
+            training = launch.Training(plan, session, signals, screen.line, screen.progress)
+            screen.line(f"Log: {training.log}")
+            training.start()
+            try:
+                return training.follow()
+            finally:
+                screen.close()
+
+    def _is_finished(self, found: list[checkpoints.Checkpoint]) -> bool:
+        newest = checkpoints.latest(found)
+        longer = newest is not None and resume.trains_longer(self.config, newest)
+        return resume.finished_at(self.run, found) is not None and not longer
+
+    def _changes(self, offer: resume.Offer) -> list[Change]:
+        """What differs from the checkpoint, told on the screen.
+
+        Raises:
+            UsageError: a change makes the resume impossible.
+        """
+        if offer.checkpoint is None:
+            return []
+        processes = launch.processes_of(self._accelerate, has_gpu=launch.has_gpu())
+        found = changes.compare(self.config, offer.checkpoint, world_size=processes)
+        for line in render.changes(found):
+            self.screen.line(line)
+        refused = [change for change in found if change.effect == "refused"]
+        if refused:
+            first = refused[0]
+            raise UsageError(
+                f"{self.config.path}: {', '.join(change.key for change in refused)} must stay as in"
+                f" {offer.checkpoint.name} ({first.key} was {first.old}): {first.why}.",
+                "Restore it, or start another run with:  --set output_dir=work/training/NAME    or"
+                " over:  --resume never",
+            )
+        return found
+
+    def _confirm(self, found: list[Change], interactive: bool) -> bool:
+        """Have changes that cost something confirmed.
+
+        Returns:
+            Whether the rows are to be prepared anew.
+        """
+        asked = [change for change in found if change.needs_yes]
+        if not asked or self._yes:
+            return False
+        if not interactive:
+            raise UsageError(
+                f"{', '.join(change.key for change in asked)} changed since the checkpoint, and"
+                " there is no terminal to ask at.",
+                "Add --yes to go on with the prepared rows as they are, or restore the old value.",
+            )
+        stale = [change for change in asked if change.key.startswith("data file")]
+        others = [change for change in asked if change not in stale]
+        if others and not confirm("Go on all the same?"):
+            raise Declined("Nothing was changed.")
+        if not stale:
+            return False
+        answer = ask("Keep the prepared rows, or make them anew?", ("keep", "anew", "no"))
+        if answer == "no":
+            raise Declined("Nothing was changed.")
+        return answer == "anew"
 
 
 def _deadline(until: str | None, for_: str | None) -> float | None:
@@ -159,7 +292,10 @@ def seconds_of(text: str, option: str) -> float:
     """
     import re
 
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
+        text.strip(),
+    )
     parts = [float(part or 0) for part in match.groups()] if match and text.strip() else []
     total = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=False))
     if total <= 0:

@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""Draw docs/status.svg, the picture of `leviathan status --watch` in the README.
+
+It is drawn from docs/status.json, a real run at one moment, so that it can be made again
+when the screen changes:
+
+    python scripts/make_picture.py
+    python scripts/make_picture.py --record demo_cpu    first record what that run does now
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from leviathan_train import run as runs
+from leviathan_train.gpu import Gpu
+from leviathan_train.page import Page
+from leviathan_train.run import End, Request
+from leviathan_train.snapshot import Snapshot, snapshot
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+FONTS = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
+"""Fonts that hold braille; a README may load none from elsewhere."""
+
+
+def read(value: dict[str, Any]) -> Snapshot:
+    """The snapshot that was written as JSON."""
+    for name in ("losses", "eval_losses", "learning_rates", "lines"):
+        value[name] = tuple(tuple(x) if isinstance(x, list) else x for x in value[name])
+    value["gpus"] = tuple(Gpu(**gpu) for gpu in value["gpus"])
+    value["end"] = End(**value["end"]) if value["end"] else None
+    value["asked"] = Request(**value["asked"]) if value["asked"] else None
+    return Snapshot(**value)
+
+
+def draw(now: Snapshot, width: int, height: int) -> str:
+    """The page as SVG, in the colours of a dark terminal."""
+    console = Console(
+        record=True,
+        width=width,
+        height=height,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+    )
+    for line in Page(now).lines(width, height):
+        console.print(line, end="\n")
+    svg = console.export_svg(title=f"leviathan status {now.target} --watch")
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    return svg.replace("Fira Code, monospace", FONTS).replace("arial", FONTS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", metavar="RUN", help="look at this run first")
+    parser.add_argument("--width", type=int, default=100)
+    parser.add_argument("--height", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=DOCS / "status.svg")
+    options = parser.parse_args()
+    record = DOCS / "status.json"
+    if options.record:
+        now = asdict(snapshot(runs.find(options.record)))
+        record.write_text(json.dumps(now) + "\n", encoding="utf-8")
+    os.environ["TZ"] = "UTC"  # the same picture wherever it is made
+    time.tzset()
+    now = read(json.loads(record.read_text(encoding="utf-8")))
+    options.out.write_text(draw(now, options.width, options.height), encoding="utf-8")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# From nothing to a trained and merged model, on any machine with Python 3.11: no GPU, no hub.
+# It trains a tiny model, pauses half-way, goes on, and merges. What is done already is skipped.
+set -euo pipefail
+
+cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
+
+CONFIG=configs/demo_cpu.yaml
+RUN=demo_cpu
+RUN_DIR=work/training/$RUN
+MERGED=models/$RUN-merged
+PAUSED=75
+
+say() { printf '\n%s\n' "$*"; }
+
+run() {
+    echo "\$ $*"
+    "$@"
+}
+
+# Another terminal's part: pause the run once it is half-way.
+pause_half_way() {
+    local half='import json, sys; s = json.load(sys.stdin)
+sys.exit(not 0 < s["max_steps"] <= 2 * s["step"])'
+    until leviathan status "$RUN" --json 2>/dev/null | python -c "$half" 2>/dev/null; do
+        sleep 0.5
+    done
+    printf '\n$ leviathan pause %s    # from another terminal\n' "$RUN"
+    leviathan pause "$RUN" >/dev/null 2>&1
+}
+
+# Train, and end here if it failed or if Ctrl+C stopped it; a pause by the watcher is no end.
+train() {
+    local status=0
+    run leviathan train "$CONFIG" --resume auto || status=$?
+    if [[ -n $interrupted ]]; then
+        say "To go on: ./scripts/quickstart.sh"
+        exit "$status"
+    fi
+    if ((status != 0 && status != PAUSED)); then
+        exit "$status"
+    fi
+}
+
+interrupted=
+trap 'interrupted=yes' INT
+
+say "1. The environment"
+scripts/make_venv.sh
+PATH=$PWD/.venv/bin:$PATH
+
+say "2. A tiny model and a small data set"
+run python scripts/make_demo.py
+
+if ! compgen -G "$RUN_DIR/checkpoint-*" >/dev/null; then
+    say "3. Training, to be paused half-way from another terminal"
+    pause_half_way &
+    watcher=$!
+    trap 'kill "$watcher" 2>/dev/null || true' EXIT
+    train
+    kill "$watcher" 2>/dev/null || true
+    run leviathan checkpoints list "$RUN"
+fi
+
+say "4. Going on from the pause, to the end"
+train
+
+say "5. The adapter merged into its base"
+if [[ -e $MERGED ]]; then
+    echo "$MERGED is there already."
+else
+    run leviathan merge "$RUN"
+fi
+
+say "Done: $MERGED is a model by itself; the run is in $RUN_DIR."

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# All checks: lint, format, types, tests. Arguments go to pytest: ./scripts/test.sh -m 'not train'
+set -euo pipefail
+
+cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
+scripts/make_venv.sh dev
+
+run() {
+    echo "\$ $*"
+    "$@"
+}
+run .venv/bin/python -m ruff check
+run .venv/bin/python -m ruff format --check
+run .venv/bin/python -m mypy --strict src
+run .venv/bin/python -m pytest "$@"

@@ -1,0 +1,175 @@
+"""The model card of a merged model, in Hugging Face's format."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.config import is_local, redact
+
+_SETTINGS = (
+    "adapter",
+    "load_in_4bit",
+    "load_in_8bit",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_linear",
+    "lora_target_modules",
+    "lora_modules_to_save",
+    "peft_use_dora",
+    "peft_use_rslora",
+    "sequence_len",
+    "sample_packing",
+    "num_epochs",
+    "max_steps",
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "optimizer",
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_steps",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "bf16",
+    "seed",
+)
+
+
+def render(record: Mapping[str, Any], settings: Mapping[str, Any], base: Path) -> str:
+    """The README.md of a merged model.
+
+    Args:
+        record: as written to `leviathan_merge.json`.
+        settings: of the training; credentials in them are left out.
+        base: the base model's folder, for its licence.
+    """
+    settings = redact(settings)
+    name = str(record["base"]["name"])
+    title = Path(str(record["path"])).name
+    sections = [
+        _metadata(settings, name, base),
+        f"# {title}",
+        f"{_shown(name)} with the adapter {record['adapter']['name']} of the run"
+        f" `{record['run']}` merged into it. It needs no adapter and no quantisation to load:",
+        "```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{title}", dtype="auto")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{title}")\n'
+        "```",
+        "## Training",
+        _table(_reached(record)),
+        "### Data",
+        "\n".join(f"- {line}" for line in _data(settings)) or "Not known.",
+        "### Settings",
+        _table({key: settings[key] for key in _SETTINGS if settings.get(key) is not None}),
+        "## Merge",
+        _precision(record),
+        _proof(record["proof"]),
+        f"Merged {time.strftime('%Y-%m-%d', time.gmtime(record['time']))} by Axolotl's merge under"
+        " leviathan-train; hashes and versions are in `leviathan_merge.json`.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _metadata(settings: Mapping[str, Any], base_name: str, base: Path) -> str:
+    """The YAML block that the hub reads."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    if not is_local(base_name):
+        values |= {"base_model": base_name, "base_model_relation": "finetune"}
+    values |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    values["tags"] = ["axolotl", str(settings.get("adapter") or "lora"), "merged"]
+    if found := [str(entry["path"]) for entry in _entries(settings) if _on_hub(entry)]:
+        values["datasets"] = found
+    values |= _licence(base)
+    return f"---\n{yaml.safe_dump(values, sort_keys=False).strip()}\n---"
+
+
+def _licence(base: Path) -> dict[str, Any]:
+    """The licence that the base model's own card names; it binds what is made from it."""
+    import yaml
+
+    try:
+        match = re.match(r"---\n(.*?)\n---", (base / "README.md").read_text("utf-8"), re.DOTALL)
+        values = yaml.safe_load(match[1]) if match else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {
+        key: values[key] for key in ("license", "license_name", "license_link") if key in values
+    }
+
+
+def _entries(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    entries = [entry for entry in settings.get("datasets") or [] if isinstance(entry, Mapping)]
+    return [entry for entry in entries if entry.get("path")]
+
+
+def _on_hub(entry: Mapping[str, Any]) -> bool:
+    return "://" not in str(entry["path"]) and not is_local(str(entry["path"]))
+
+
+def _data(settings: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for entry in _entries(settings):
+        path = str(entry["path"])
+        shown = f"`{path if _on_hub(entry) else Path(path).name}`"
+        kind = entry.get("type")
+        parts = [f"as {kind}"] if isinstance(kind, str) else []
+        parts += [f"1 of {entry['shards']} shards"] if entry.get("shards") else []
+        lines.append(", ".join([shown, *parts]))
+    return lines
+
+
+def _reached(record: Mapping[str, Any]) -> dict[str, Any]:
+    words = {"step": "Step", "epoch": "Epoch", "loss": "Loss", "eval_loss": "Eval loss"}
+    found = {word: record[key] for key, word in words.items() if record[key] is not None}
+    return {
+        key: f"{value:.4g}" if isinstance(value, float) else value for key, value in found.items()
+    }
+
+
+def _precision(record: Mapping[str, Any]) -> str:
+    if record["base_rounded_to_4bit"]:
+        return (
+            "The base was trained in 4 bits (NF4). Its quantised layers hold those rounded values,"
+            " so that the model answers as it did in training; embeddings, norms and the head"
+            " are those of the base, unrounded."
+        )
+    return "The base's weights were used as they are stored."
+
+
+def _proof(proof: Mapping[str, Any]) -> str:
+    if not proof.get("weights"):
+        return "The result was not compared with base and adapter."
+    weights = proof["weights"]
+    text = (
+        f"Re-read and compared with base and adapter as peft computes them: {weights['compared']} of"
+        f" {weights['tensors']} tensors, largest difference {weights['max_difference']:.2g}."
+    )
+    if logits := proof.get("logits"):
+        text += (
+            f" Logits over {logits['tokens']} tokens: largest difference"
+            f" {logits['max_difference']:.2g}, most likely token the same at"
+            f" {100 * logits['agreement']:.4g}%."
+        )
+    return text
+
+
+def _shown(name: str) -> str:
+    return f"`{Path(name).name}`" if is_local(name) else f"[{name}](https://huggingface.co/{name})"
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    if not rows:
+        return "Not known."
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+    )

@@ -1,0 +1,162 @@
+"""`leviathan merge`: from an adapter to a model one can serve."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from leviathan_train import config, merging, render
+from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli.options import as_json, find_run
+from leviathan_train.cli.prompts import confirm
+from leviathan_train.config import Config
+from leviathan_train.errors import Declined
+from leviathan_train.merging import Progress
+from leviathan_train.run import Run
+
+
+@click.command(epilog=EXIT_STATUS)
+@click.argument("run", metavar="[RUN|CONFIG]", required=False)
+@click.option(
+    "--checkpoint",
+    "choice",
+    default="final",
+    show_default=True,
+    metavar="final|best|latest|STEP|PATH",
+    help="The adapter to merge.",
+)
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where to write the model; models/<run>-merged without it.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["training", "full"]),
+    default="training",
+    show_default=True,
+    help="Of a base trained in 4 bits: its weights as training saw them, or unrounded.",
+)
+@click.option(
+    "--prove",
+    type=click.Choice(["none", "weights", "logits"]),
+    default="weights",
+    show_default=True,
+    help="Compare the result with base and adapter: not, its tensors, or its answers as well.",
+)
+@click.option("--yes", is_flag=True, help="Replace a merged model that is there already.")
+@as_json
+def merge(
+    run: str | None,
+    choice: str,
+    output: Path | None,
+    precision: merging.Precision,
+    prove: merging.Proof,
+    yes: bool,
+    json: bool,
+) -> int:
+    """Merge a run's adapter into its base model: a model that needs neither to be served.
+
+    By default the final adapter of a finished run. It is checked before, and the result
+    compared with base and adapter after; a model that is not whole never bears the name.
+
+    Example:  leviathan merge leviathan_10pct_a4000 --checkpoint best
+    """
+    found, cfg = _find(run, choice, quiet=json)
+    goal = output or merging.MODELS / f"{found.name}-merged"
+    if not yes and not json and sys.stdin.isatty() and sys.stdout.isatty() and _is_model(goal):
+        yes = confirm(f"Replace {goal}?")
+        if not yes:
+            raise Declined("Nothing was changed.")
+    plan = merging.make_plan(
+        found, choice, cfg, goal, precision=precision, prove=prove, replace=yes
+    )
+    screen = _Screen(quiet=json)
+    screen.line(f"Merging {plan.adapter.label} of {found.name} into {plan.base_name}")
+    try:
+        record = merging.merge(plan, screen.show)
+    finally:
+        screen.close()
+    if json:
+        render.document(record)
+    else:
+        _tell(record)
+    return 0
+
+
+def _find(target: str | None, choice: str, *, quiet: bool) -> tuple[Run, Config | None]:
+    """The run that is meant, and its config if that was named."""
+    if target is None and "/" in choice and Path(choice).is_dir():
+        path = Path(choice)
+        return Run(path if (path / ".leviathan").is_dir() else path.absolute().parent), None
+    found = find_run(target, quiet=quiet)
+    named = target and Path(target).suffix in {".yml", ".yaml"} and Path(target).is_file()
+    return found, config.load(Path(str(target))) if named else None
+
+
+def _is_model(goal: Path) -> bool:
+    return (goal / "config.json").is_file()
+
+
+class _Screen:
+    """Progress by shard: a line each, or on a terminal one line that is drawn over."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stdout.isatty()
+        self._drawn = False
+        self._phase = ""
+
+    def line(self, text: str) -> None:
+        self.close()
+        if not self._quiet:
+            print(text, flush=True)
+
+    def show(self, now: Progress) -> None:
+        """Draw what the merge does now."""
+        if now.phase == "loading":
+            text = "Loading the libraries and the adapter..."
+        elif now.phase == "merging":
+            if now.done == now.total:
+                return
+            text = f"Merging shard {now.done + 1} of {now.total}: {now.detail}"
+        else:
+            text = f"Proving: {now.done} of {now.total}"
+            if not self._live and now.done and now.done != now.total:
+                return
+        if self._quiet:
+            return
+        if not self._live:
+            print(text, flush=True)
+            return
+        sys.stdout.write(f"\r\033[K{text}")
+        sys.stdout.flush()
+        self._drawn = True
+
+    def close(self) -> None:
+        """Take the drawn line away."""
+        if self._drawn:
+            sys.stdout.write("\r\033[K")
+            sys.stdout.flush()
+        self._drawn = False
+
+
+def _tell(record: merging.Record) -> None:
+    proof = record["proof"]
+    if weights := proof.get("weights"):
+        print(
+            f"✅ {weights['compared']} of {weights['tensors']} tensors re-read and compared with"
+            f" base and adapter: largest difference {weights['max_difference']:.2g}"
+        )
+    if logits := proof.get("logits"):
+        print(
+            f"✅ Logits over {logits['tokens']} tokens: largest difference"
+            f" {logits['max_difference']:.2g}, most likely token the same at"
+            f" {100 * logits['agreement']:.4g}%"
+        )
+    size = sum(file["bytes"] for file in record["files"].values())
+    seconds = render.duration(record["seconds"])
+    print(f"Merged model in {record['path']} ({render.size(size)}, {seconds})")

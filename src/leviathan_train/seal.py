@@ -1,0 +1,329 @@
+"""The seal of a checkpoint: `leviathan.json`, written last, names every other file.
+
+It holds each file's size and SHA-256, and ends with a SHA-256 of itself: a byte that
+changes anywhere in a sealed checkpoint is found.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+from leviathan_train.files import sync_file, sync_folder, write_text
+
+SEAL = "leviathan.json"
+SEAL_VERSION = 1
+_BLOCK = 1 << 20
+_TICK = 20_000_000
+"""Nanoseconds: a file's times are as fine as the kernel's clock tick, 10 ms at worst. Two
+changes within one tick look like one."""
+
+Stat = tuple[int, int, int, int]
+"""Size (-1: no regular file), mtime and ctime in nanoseconds, inode."""
+
+
+class FaultError(Exception):
+    """A fault in a checkpoint, told in words that name the file."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What training had reached at a checkpoint.
+
+    Attributes:
+        eval_loss: that of the last evaluation, made at `eval_step`, at this step or before.
+        best_eval_loss: the lowest of all evaluations so far.
+        best_step: the step that transformers tracks as best, by `best_metric`.
+    """
+
+    step: int
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    max_steps: int | None = None
+    best_step: int | None = None
+    best_metric: float | None = None
+    metric: str | None = None
+    eval_step: int | None = None
+    best_eval_loss: float | None = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Facts:
+        """The facts a document holds, whatever version wrote it.
+
+        Raises:
+            TypeError, ValueError: it holds none.
+        """
+        facts = cls(**{key: item for key, item in dict(value).items() if key in _FACTS})
+        if type(facts.step) is not int:
+            raise TypeError("a step is a whole number")
+        return facts
+
+
+_FACTS = frozenset(item.name for item in fields(Facts))
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The content of `leviathan.json`.
+
+    Attributes:
+        facts: step, losses, learning rate, best so far.
+        time: when it was sealed, seconds since the epoch.
+        seconds_trained: seconds of training that led here, over all sessions.
+        world_size: number of ranks.
+        versions: of leviathan-train and the libraries that made the checkpoint.
+        config: the settings, secrets left out, that a resume is compared with.
+        trainer: sums that transformers does not keep; see `plugin`.
+        files: relative path to size in bytes and SHA-256.
+    """
+
+    facts: Facts
+    time: float
+    seconds_trained: float
+    world_size: int
+    versions: Mapping[str, str]
+    config: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        value = asdict(self)
+        files = {name: {"bytes": size, "sha256": sha} for name, (size, sha) in self.files.items()}
+        return {"seal": SEAL_VERSION} | value | {"files": files}
+
+    def to_text(self) -> str:
+        """The file's text: the document, and a SHA-256 of it as its last entry."""
+        return _signed(json.loads(json.dumps(self.to_json(), default=str)))
+
+    @classmethod
+    def from_json(cls, value: Any) -> Seal | None:
+        """The seal a document holds, or None if it is no seal."""
+        try:
+            files = {
+                str(name): (int(entry["bytes"]), str(entry["sha256"]))
+                for name, entry in value["files"].items()
+            }
+            return cls(
+                Facts.from_json(value["facts"]),
+                float(value["time"]),
+                float(value["seconds_trained"]),
+                int(value["world_size"]),
+                dict(value["versions"]),
+                dict(value["config"]),
+                dict(value["trainer"]),
+                files,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def _signed(value: Mapping[str, Any]) -> str:
+    import hashlib
+
+    sha = hashlib.sha256(json.dumps(value, indent=2).encode()).hexdigest()
+    return json.dumps({**value, "sha256": sha}, indent=2) + "\n"
+
+
+def read(path: Path) -> Seal:
+    """The seal of the checkpoint `path`, every byte of it proved.
+
+    Raises:
+        FaultError: there is none, or it is not as it was written.
+    """
+    try:
+        text = (path / SEAL).read_bytes()
+    except OSError as error:
+        raise FaultError(unreadable(SEAL, error)) from None
+    try:
+        value = json.loads(text)
+        seal = Seal.from_json(value)
+    except (ValueError, RecursionError):
+        seal = None
+    if seal is None:
+        raise FaultError(f"{SEAL} is {'not readable as a seal' if text else 'empty'}")
+    if value.get("seal") != SEAL_VERSION:
+        raise FaultError(f"{SEAL} is of another version of leviathan-train: {value.get('seal')}")
+    if _signed({key: item for key, item in value.items() if key != "sha256"}).encode() != text:
+        raise FaultError(f"{SEAL} has changed since it was written")
+    return seal
+
+
+def compare(path: Path, seal: Seal, stats: Mapping[str, Stat] | None = None) -> Iterator[str]:
+    """What differs between a checkpoint's files and its seal, one line each.
+
+    Args:
+        stats: `file_stats` of the checkpoint, where they are known.
+    """
+    try:
+        stats = file_stats(path) if stats is None else stats
+    except OSError as error:
+        yield unreadable(os.path.relpath(error.filename or path, path), error)
+        return
+    for name, (size, sha) in seal.files.items():
+        try:
+            if name not in stats:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            found = stats[name][0]
+            if found < 0:
+                os.stat(path / name)  # names the error, where there is one
+                yield f"{name} is no regular file"
+            elif found != size:
+                yield f"{name} has {found} bytes instead of {size}"
+            elif digest(path / name) != sha:
+                yield f"{name} has changed (SHA-256 differs)"
+        except OSError as error:
+            yield unreadable(name, error)
+    for name in sorted(set(stats) - set(seal.files) - {SEAL}):
+        yield f"{name} was added after the save"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, read in large blocks so that other threads can go on."""
+    import hashlib
+
+    sha = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while block := stream.read(_BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def write(path: Path, seal: Seal) -> tuple[Seal, dict[str, Stat] | None]:
+    """Make a checkpoint durable, then seal it.
+
+    Every file and folder is fsynced before the seal is written under a temporary name and
+    renamed. The seal's `files` are filled in here.
+
+    Returns:
+        The seal, and the `file_stats` that stand for what was read; None if a file was
+        changed meanwhile.
+
+    Raises:
+        OSError: the disk refused; the checkpoint stays unsealed.
+    """
+    stats = file_stats(path)
+    stats.pop(SEAL, None)
+    folders = {path, path.parent}
+    for name, found in stats.items():
+        if found[0] < 0:
+            raise OSError(errno.EINVAL, "no regular file", str(path / name))
+        sync_file(path / name)
+        folders.update((path / name).parents[: name.count("/") + 1])
+    for folder in folders:
+        sync_folder(folder)
+    for leftover in path.glob(f".{SEAL}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    stats = _settle(path)
+    stats.pop(SEAL, None)
+    files = {name: (found[0], digest(path / name)) for name, found in sorted(stats.items())}
+    seal = replace(seal, files=files)
+    text = seal.to_text()
+    write_text(path / SEAL, text, durable=True)
+    after = _settle(path)
+    same = after == stats | {SEAL: after.get(SEAL)} and (path / SEAL).read_text() == text
+    return seal, after if same else None
+
+
+def _settle(path: Path) -> dict[str, Stat]:
+    """`file_stats`, once a change from now on would show in them."""
+    stats = file_stats(path)
+    if not settled(stats):
+        time.sleep(_TICK / 1e9)
+        stats = file_stats(path)
+    return stats
+
+
+def settled(stats: Mapping[str, Stat]) -> bool:
+    """Whether a change that follows these fresh stats is bound to change them."""
+    return max((found[2] for found in stats.values()), default=0) + _TICK < time.time_ns()
+
+
+def file_stats(path: Path) -> dict[str, Stat]:
+    """What tells a changed file, for each file below `path`, by relative path.
+
+    Links are followed. What is left of an interrupted write of the seal is passed over.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found: dict[str, Stat] = {}
+    _walk(str(path), "", found)
+    return found
+
+
+def _walk(folder: str, prefix: str, found: dict[str, Stat]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir() and not (entry.is_symlink() and _leads_back(entry.path)):
+                _walk(entry.path, name + "/", found)
+                continue
+            if not prefix and entry.name.startswith(f".{SEAL}.") and entry.name.endswith(".tmp"):
+                continue
+            try:
+                of = entry.stat()
+            except OSError:
+                found[name] = (-1, 0, 0, 0)
+                continue
+            size = of.st_size if stat.S_ISREG(of.st_mode) else -1
+            found[name] = (size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino)
+
+
+def _leads_back(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in, so that a walk would never end."""
+    inside = os.path.realpath(os.path.dirname(link))
+    return os.path.commonpath([inside, target := os.path.realpath(link)]) == target
+
+
+def unreadable(name: str, error: OSError) -> str:
+    """A fault of a file that cannot be read, in words."""
+    if error.errno == errno.ENOENT:
+        return f"{name} is missing"
+    return f"{name} cannot be read ({error.strerror})"
+
+
+def facts_of(state: Mapping[str, Any]) -> Facts:
+    """The facts that a trainer's state (as a mapping) holds."""
+    history = [entry for entry in state.get("log_history") or [] if isinstance(entry, dict)]
+    evaluated = [entry for entry in history if "eval_loss" in entry]
+    losses = [loss for entry in evaluated if (loss := _number(entry["eval_loss"])) is not None]
+
+    def last(key: str) -> float | None:
+        return next((_number(entry[key]) for entry in reversed(history) if key in entry), None)
+
+    return Facts(
+        step=state["global_step"],
+        epoch=_number(state.get("epoch")),
+        loss=last("loss"),
+        eval_loss=last("eval_loss"),
+        learning_rate=last("learning_rate"),
+        grad_norm=last("grad_norm"),
+        max_steps=_whole(state.get("max_steps")),
+        best_step=_whole(state.get("best_global_step")),
+        best_metric=_number(state.get("best_metric")),
+        eval_step=_whole(evaluated[-1].get("step")) if evaluated else None,
+        best_eval_loss=min(losses, default=None),
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A number that JSON has a word for; NaN and infinity are none."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

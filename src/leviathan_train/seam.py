@@ -1,0 +1,145 @@
+"""Does a resumed training go on where the log left off? The guide's checks, done by the tool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Any, Literal
+
+Word = Literal["continuous", "broken", "too early"]
+
+LOSS_JUMP = 0.5
+"""A larger jump of the loss is wrong, says the guide; less where this run's noise is less."""
+NEEDED = 3
+"""Logged losses after the seam that a verdict on the loss needs."""
+_LOOK_BACK = 20
+_SIGMAS = 5.0
+_RATE_TOLERANCE = 0.02
+_GRADIENT_FACTOR = 10.0
+_MEMORY_FACTOR = 1.10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the seam looks like.
+
+    Attributes:
+        word: `too early` while there are too few logged steps.
+        cause: the likely cause where it is broken; otherwise what was compared.
+    """
+
+    word: Word
+    cause: str
+
+
+@dataclass
+class Seam:
+    """The log before a resume, and what is logged after it.
+
+    Attributes:
+        step: the step of the checkpoint.
+        before: log entries up to the checkpoint, as in `trainer_state.json`.
+        optimizer_steps: updates that the loaded optimizer has made; None if it keeps no count.
+        schedule_steps: the loaded schedule's own count of steps; None if it keeps none.
+        expected_rate: learning rate of the first step, by the config's schedule.
+        memory_before: GPU memory in bytes when the checkpoint was made.
+        changed: whether settings were changed on purpose, so that a jump is no fault.
+    """
+
+    step: int
+    before: Sequence[Mapping[str, Any]]
+    optimizer_steps: int | None = None
+    schedule_steps: int | None = None
+    expected_rate: float | None = None
+    memory_before: int | None = None
+    changed: bool = False
+    after: list[Mapping[str, Any]] = field(default_factory=list)
+    memory_after: int | None = None
+
+    def add(self, entry: Mapping[str, Any], memory: int | None = None) -> None:
+        """Take in a log entry written after the resume."""
+        if "loss" in entry:
+            self.after.append(dict(entry))
+            self.memory_after = memory
+
+    def verdict(self) -> Verdict:
+        """Judge what is known so far."""
+        if fault := self._state_fault() or self._rate_fault():
+            return Verdict("broken", fault)
+        losses = [float(entry["loss"]) for entry in self.before if "loss" in entry]
+        new = [float(entry["loss"]) for entry in self.after]
+        if any(not math.isfinite(loss) for loss in new):
+            return Verdict("broken", "the loss is not a number: use an earlier checkpoint")
+        if len(new) < NEEDED or len(losses) < NEEDED:
+            return Verdict("too early", f"{len(new)} of {NEEDED} logged steps")
+        recent = losses[-_LOOK_BACK:]
+        jump, limit = self._jump(recent, new[:NEEDED])
+        told = f"loss {recent[-1]:.3f} -> {new[0]:.3f}"
+        if jump > limit and not self.changed:
+            cause = "the adapter is of another step, or the data or the optimizer is not as it was"
+            return Verdict("broken", f"{told}, a jump of {jump:.2f} (limit {limit:.2f}): {cause}")
+        if fault := self._gradient_fault():
+            return Verdict("broken", fault)
+        parts = [told]
+        if self.expected_rate is not None:
+            parts.append(f"learning_rate {self.expected_rate:.3e} as scheduled")
+        if note := self._memory_note():
+            parts.append(note)
+        return Verdict("continuous", ", ".join(parts))
+
+    def _jump(self, recent: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
+        """How far the loss moved up or down at the seam, and how far it may, in nats."""
+        half = recent[-max(NEEDED, len(recent) // 2) :]
+        level = sum(half) / len(half)
+        steps = [abs(b - a) for a, b in pairwise(recent)]
+        # The median step between neighbours is 0.954 sigma for independent noise.
+        noise = median(steps) / 0.954 if steps else 0.0
+        error = noise * math.sqrt(1 / len(new) + 1 / len(half))
+        drift = abs(recent[-1] - recent[0]) / max(1, len(recent) - 1) * (len(half) / 2 + NEEDED)
+        limit = max(_SIGMAS * error + drift, 0.02 * abs(level))
+        return abs(sum(new) / len(new) - level), min(limit, LOSS_JUMP) if noise < 0.1 else limit
+
+    def _state_fault(self) -> str:
+        if self.optimizer_steps is not None and self.optimizer_steps != self.step:
+            return (
+                f"the optimizer has made {self.optimizer_steps} updates instead of {self.step}:"
+                " its state was lost"
+            )
+        if self.schedule_steps is not None and self.schedule_steps != self.step:
+            return (
+                f"the learning rate schedule stands at step {self.schedule_steps} instead of"
+                f" {self.step}: its state was lost"
+            )
+        return ""
+
+    def _rate_fault(self) -> str:
+        if not self.after or self.expected_rate is None:
+            return ""
+        # The expectation holds for the first step only; later ones move along the schedule.
+        first = self.after[0]
+        rate, distance = first.get("learning_rate"), int(first.get("step", self.step)) - self.step
+        if rate is None or distance != 1:
+            return ""
+        if abs(rate - self.expected_rate) > _RATE_TOLERANCE * max(abs(self.expected_rate), 1e-12):
+            return f"learning_rate is {rate:.3e}, the schedule says {self.expected_rate:.3e}"
+        return ""
+
+    def _gradient_fault(self) -> str:
+        before = [float(e["grad_norm"]) for e in self.before if e.get("grad_norm")]
+        after = [float(e["grad_norm"]) for e in self.after[:NEEDED] if e.get("grad_norm")]
+        if len(before) < NEEDED or len(after) < NEEDED:
+            return ""
+        usual, now = median(before[-_LOOK_BACK:]), median(after)
+        if now > _GRADIENT_FACTOR * usual:
+            return f"grad_norm went from {usual:.3g} to {now:.3g}"
+        return ""
+
+    def _memory_note(self) -> str:
+        if not self.memory_before or not self.memory_after:
+            return ""
+        word = "as before" if self.memory_after <= _MEMORY_FACTOR * self.memory_before else "MORE"
+        before, after = self.memory_before / (1 << 30), self.memory_after / (1 << 30)
+        return f"GPU memory {before:.1f} -> {after:.1f} GiB, {word}"

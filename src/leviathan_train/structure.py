@@ -1,0 +1,233 @@
+"""What the files of a checkpoint show by themselves, where there is no seal to compare with.
+
+Nothing is unpickled. What cannot be seen in this way is listed in docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.seal import Facts, FaultError, Stat, facts_of, unreadable
+
+_STATE = "trainer_state.json"
+_BLOCK = 1 << 20
+_WEIGHTS = re.compile(r"(adapter_model|model|pytorch_model)[\w.-]*\.(safetensors|bin)")
+_SHARD = re.compile(r"((?:model|pytorch_model)[\w.]*)-\d{5}-of-\d{5}\.(safetensors|bin)")
+_RNG = re.compile(r"rng_state_(\d+)\.pth")
+_ZERO = re.compile(r"global_step\d+/(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt")
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8}
+_BITS |= {"U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """`trainer_state.json` of a checkpoint.
+
+    Raises:
+        FaultError: it is missing, unreadable, or no trainer state.
+    """
+    try:
+        value = json.loads((path / _STATE).read_bytes())
+    except OSError as error:
+        raise FaultError(unreadable(_STATE, error)) from None
+    except (ValueError, RecursionError):
+        raise FaultError(f"{_STATE} is not valid JSON") from None
+    if not isinstance(value, dict) or type(value.get("global_step")) is not int:
+        raise FaultError(f"{_STATE} names no global_step")
+    if not isinstance(value.get("log_history", []), list):
+        raise FaultError(f"{_STATE} has a log_history that is no list")
+    return value
+
+
+def read_facts(path: Path, number: int) -> Facts:
+    """The facts of a checkpoint from its `trainer_state.json`.
+
+    Raises:
+        FaultError: the file is missing, broken, or of another step than the folder's number.
+    """
+    state = read_state(path)
+    if state["global_step"] != number:
+        raise FaultError(f"{_STATE} is of step {state['global_step']}")
+    return facts_of(state)
+
+
+def faults(path: Path, stats: Mapping[str, Stat]) -> Iterator[str]:
+    """What a resume would miss or find broken, one line each.
+
+    `trainer_state.json` is not read again; see `read_facts`.
+    """
+    yield from _missing(set(stats))
+    for name in sorted(stats):
+        if name != _STATE and (fault := _file_fault(path / name, name)):
+            yield fault
+    for name in sorted(stats):
+        if name.endswith(".index.json") and "/" not in name:
+            yield from _missing_shards(path, name, stats)
+        elif name.endswith("/.metadata"):
+            yield from _missing_parts(path, name, stats)
+    if "latest" in stats:  # DeepSpeed reads the folder to load from it
+        yield from _missing_tag(path, stats)
+
+
+def _missing(names: set[str]) -> Iterator[str]:
+    """What is not there, judged by the names alone."""
+    top = {name for name in names if "/" not in name}
+    inside = {name.split("/")[0] for name in names - top}
+    deepspeed = "latest" in top or any(name.startswith("global_step") for name in inside)
+    weights = [name for name in top if _WEIGHTS.fullmatch(name)]
+    fsdp = [folder for folder in inside if folder.startswith("pytorch_model_fsdp")]
+    nested = [name for name in names - top if re.search(r"/adapter_model\.(safetensors|bin)$", name)]
+    if not weights and not fsdp and not nested and not deepspeed:
+        yield "the weights (adapter_model.safetensors) are missing"
+    folders = [""] if any(name.startswith("adapter_model.") for name in top) else []
+    for folder in [*folders, *sorted(f"{name.rsplit('/', 1)[0]}/" for name in nested)]:
+        if f"{folder}adapter_config.json" not in names:
+            yield f"{folder}adapter_config.json is missing"
+    for name in sorted(weights):
+        if match := _SHARD.fullmatch(name):
+            index = f"{match[1]}.{match[2]}.index.json"
+            if index not in top:
+                yield f"{index} is missing, which names the shards"
+                break
+    optimizers = [folder for folder in inside if folder.startswith("optimizer")]
+    if not top & {"optimizer.pt", "optimizer.bin"} and not optimizers and not deepspeed:
+        yield "optimizer.pt is missing: a resume would silently restart the optimizer"
+    if "scheduler.pt" not in top and not deepspeed:
+        yield "scheduler.pt is missing: a resume would restart the learning rate from 0"
+    for folder in sorted(fsdp + optimizers):
+        if f"{folder}/.metadata" not in names:
+            yield f"{folder}/.metadata is missing"
+    if deepspeed and not any(name.endswith("_optim_states.pt") for name in names):
+        yield "the optimizer's states (global_step*/*_optim_states.pt) are missing"
+    if deepspeed and not any(name.endswith("model_states.pt") for name in names):
+        yield "the weights (global_step*/*model_states.pt) are missing"
+    yield from _missing_ranks(top, names)
+
+
+def _missing_ranks(top: set[str], names: set[str]) -> Iterator[str]:
+    """Each rank leaves its own random state, and with DeepSpeed its own optimizer states."""
+    ranks = {int(match[1]) for name in top if (match := _RNG.fullmatch(name))}
+    zero = {int(match[1]) for name in names if (match := _ZERO.fullmatch(name))}
+    world = max(ranks | zero, default=0) + 1
+    if "rng_state.pth" not in top and not ranks:
+        yield "rng_state.pth is missing"
+    elif ranks and (lost := set(range(world)) - ranks):
+        yield f"rng_state_{min(lost)}.pth is missing"
+    if zero and (lost := set(range(max(zero) + 1)) - zero):
+        yield f"the optimizer's states of rank {min(lost)} are missing"
+
+
+def _missing_shards(path: Path, index: str, stats: Mapping[str, Stat]) -> Iterator[str]:
+    try:
+        named = json.loads((path / index).read_bytes())["weight_map"].values()
+        shards = sorted({str(shard) for shard in named})
+    except OSError as error:
+        yield unreadable(index, error)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        yield f"{index} names no shards"
+    else:
+        yield from (f"{shard} is missing, named by {index}" for shard in shards if shard not in stats)
+
+
+def _missing_parts(path: Path, metadata: str, stats: Mapping[str, Stat]) -> Iterator[str]:
+    """The parts of a sharded state dict stand by name in its pickled `.metadata`."""
+    folder = metadata.removesuffix(".metadata")
+    try:
+        text = (path / metadata).read_bytes()
+    except OSError as error:
+        yield unreadable(metadata, error)
+        return
+    parts = sorted({part.decode() for part in re.findall(rb"__\d+_\d+\.distcp", text)})
+    if not parts:
+        yield f"{metadata} is {'damaged' if text else 'empty'}: it names no part"
+    for part in parts:
+        if folder + part not in stats:
+            yield f"{folder}{part} is missing, named by {metadata}"
+
+
+def _missing_tag(path: Path, stats: Mapping[str, Stat]) -> Iterator[str]:
+    try:
+        tag = (path / "latest").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        yield unreadable("latest", error)
+        return
+    if not tag or not any(name.startswith(f"{tag}/") for name in stats):
+        yield f"latest names {tag or 'nothing'!r}, which is not there"
+
+
+def _file_fault(file: Path, name: str) -> str:
+    """What is wrong with one file by its own structure; empty if nothing is. Reads all of it."""
+    try:
+        of = file.stat()
+        if not os.path.isfile(file):
+            return f"{name} is no regular file"
+        if name.endswith(".safetensors"):
+            return _safetensors_fault(file, name, of.st_size)
+        if name.endswith((".pt", ".pth", ".bin")):
+            return _archive_fault(file, name, of.st_size)
+        with file.open("rb", buffering=0) as stream:
+            if name.endswith(".json"):
+                value = json.loads(stream.read())
+                if name.endswith("adapter_config.json") and not isinstance(value, dict):
+                    return f"{name} holds no settings"
+            else:
+                while stream.read(_BLOCK):
+                    pass
+        if of.st_size == 0 and name.endswith(".distcp"):
+            return f"{name} is empty"
+    except OSError as error:
+        return unreadable(name, error)
+    except (ValueError, RecursionError):
+        return f"{name} is {'not valid JSON' if of.st_size else 'empty'}"
+    return ""
+
+
+def _archive_fault(file: Path, name: str, size: int) -> str:
+    """`torch.save` writes a zip, with a CRC of each tensor."""
+    with file.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            return f"{name} is {'not a torch archive' if size else 'empty'}"
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                if bad := archive.testzip():
+                    return f"{name} is damaged at {bad}"
+                if not any(member.endswith("data.pkl") for member in archive.namelist()):
+                    return f"{name} is not a torch archive"
+        except OSError:
+            raise
+        except Exception:  # zipfile meets damage with BadZipFile, RuntimeError, zlib.error, ...
+            return f"{name} is cut off or damaged"
+    return ""
+
+
+def _safetensors_fault(file: Path, name: str, size: int) -> str:
+    """The header must describe tensors that lie without a gap up to the file's end."""
+    if size < 8:
+        return f"{name} is {'cut off' if size else 'empty'}"
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > size - 8:
+            return f"{name} is cut off or its header is damaged"
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            end = 0
+            for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+                start, stop = entry["data_offsets"]
+                bits = _BITS.get(entry["dtype"])
+                count = math.prod(entry["shape"])
+                if start != end or (bits is not None and (stop - start) * 8 != count * bits):
+                    return f"{name} has a damaged header"
+                end = stop
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return f"{name} has a damaged header"
+        while stream.read(_BLOCK):
+            pass
+    expected = 8 + length + end
+    return "" if size == expected else f"{name} has {size} bytes instead of {expected}"

@@ -1,0 +1,36 @@
+"""One curve for one run in Weights & Biases and TensorBoard, however often it is resumed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from leviathan_train.files import read_json, write_json
+from leviathan_train.run import Run
+
+
+def environment(run: Run, values: Mapping[str, Any], *, resumed: bool) -> dict[str, str]:
+    """Variables that make the trackers go on with the run's curve.
+
+    W&B takes its run id from the environment unless the config names `wandb_run_id`;
+    TensorBoard would open a new folder at each start.
+
+    Args:
+        resumed: whether the log goes on; otherwise a new curve is begun.
+    """
+    file = run.records / "trackers.json"
+    known = read_json(file) if resumed else None
+    if not isinstance(known, dict) or "curve" not in known:
+        known = {"curve": secrets.token_hex(4)}
+        write_json(file, known)
+    found: dict[str, str] = {}
+    if (values.get("use_wandb") or values.get("wandb_project")) and not values.get("wandb_run_id"):
+        found |= {
+            "WANDB_RUN_ID": known["curve"],
+            "WANDB_RESUME": "allow",
+            "WANDB_DIR": str(run.path),
+        }
+    if values.get("use_tensorboard"):
+        found["TENSORBOARD_LOGGING_DIR"] = str(run.path / "runs" / known["curve"])
+    return found

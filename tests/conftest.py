@@ -1,0 +1,99 @@
+"""What the tests that really train share: one tiny model, one data set, one prepared cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGIN = "leviathan_train.plugin.LeviathanPlugin"
+ROWS = 160
+
+MakeConfig = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A tiny Llama with its tokenizer, its rows, and where Axolotl keeps them tokenised."""
+
+    model: Path
+    data: Path
+    prepared: Path
+
+
+@pytest.fixture(scope="session")
+def env() -> dict[str, str]:
+    """An environment for children that train: no network, and the same sums at each start."""
+    return os.environ | {
+        "AXOLOTL_DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
+    script = ROOT / "scripts" / "make_demo.py"
+    subprocess.run(
+        [sys.executable, script, "--out", folder, "--rows", str(ROWS)], check=True, env=env
+    )
+    return Demo(folder / "model", folder / "data.jsonl", folder / "prepared")
+
+
+@pytest.fixture(scope="session")
+def make_config(demo: Demo) -> MakeConfig:
+    """make_config(folder, **overrides): write folder/config.yaml, a run of 36 steps on a CPU.
+
+    The run is folder/run. An override of None takes the key out. Tests that change the data
+    or break the prepared rows give their own `datasets` and `dataset_prepared_path`.
+    """
+
+    def make(folder: Path, **overrides: Any) -> Path:
+        values = {
+            "base_model": str(demo.model),
+            "output_dir": str(folder / "run"),
+            "plugins": [PLUGIN],
+            "datasets": [{"path": str(demo.data), "ds_type": "json", "type": "alpaca"}],
+            "dataset_prepared_path": str(demo.prepared),
+            "dataset_num_proc": 1,
+            "val_set_size": 16,
+            "sequence_len": 256,
+            "seed": 42,
+            "adapter": "lora",
+            "lora_r": 8,
+            "lora_alpha": 16,
+            "lora_dropout": 0.05,
+            "lora_target_linear": True,
+            "num_epochs": 2,
+            "micro_batch_size": 2,
+            "gradient_accumulation_steps": 4,
+            "optimizer": "adamw_torch",
+            "learning_rate": 0.01,
+            "lr_scheduler": "cosine",
+            "warmup_steps": 2,
+            "logging_steps": 3,
+            "eval_steps": 12,
+            "save_steps": 12,
+            "bf16": False,
+            "fp16": False,
+            "tf32": False,
+            "lora_mlp_kernel": False,
+            "lora_qkv_kernel": False,
+            "lora_o_kernel": False,
+            "gradient_checkpointing": False,
+        } | overrides
+        path = folder / "config.yaml"
+        kept = {key: value for key, value in values.items() if value is not None}
+        path.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+        return path
+
+    return make
