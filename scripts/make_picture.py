@@ -56,6 +56,7 @@ def draw(now: Snapshot, width: int, height: int) -> str:
     )
     for line in Page(now).lines(width, height):
         console.print(line, end="\n")
+    console.print()  # the window's edge would cut the last line's descenders
     svg = console.export_svg(title=f"leviathan status {now.target} --watch")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     return svg.replace("Fira Code, monospace", FONTS).replace("arial", FONTS)

@@ -9,7 +9,7 @@ _BRAILLE = 0x2800
 _DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
 """The bits of a braille cell by column, from the bottom up."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_SETTLED = 0.1
+_SETTLED = 0.05
 _FEW = 20
 _LEAST_BINS = 32
 
@@ -44,7 +44,7 @@ def chart(
 
     Where points are many, neighbours become their mean, so that the course is seen and not
     the noise. A loss falls fast at first, and would leave no height for all that follows:
-    with more than a few points the scale is that of the last nine tenths, and the curve
+    with more than a few points the scale leaves the first twentieth out, and the curve
     enters from beyond it.
 
     Args:
@@ -70,7 +70,8 @@ def chart(
             continue
         # The stroke from the last height to this one, so that the curve does not fall apart.
         start = y if before is None or before == y else before + (1 if y > before else -1)
-        for dot in range(min(start, y), max(start, y) + 1):
+        # Two dots thick, where dots are small.
+        for dot in range(max(0, min(start, y) - (braille and y > 0)), max(start, y) + 1):
             bit = _DOTS[x % 2][dot % 4] if braille else 1
             cells[height - 1 - dot // high][x // wide] |= bit
         before = y

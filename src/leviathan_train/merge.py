@@ -231,7 +231,8 @@ class Reference:
             if value is not None:
                 full = f"{path}.{part}"
                 real = self.given[full] if full in self.given else self._of_base(full)
-                inner._parameters[part] = torch.nn.Parameter(real.float(), requires_grad=False)
+                real = real.to(torch.float32, copy=True)  # merged in place
+                inner._parameters[part] = torch.nn.Parameter(real, requires_grad=False)
         try:
             layer.merge(adapter_names=["default"])
             return inner._parameters[kind].detach()
@@ -291,6 +292,7 @@ class Merge:
     job: Job
     tell: Event
     mended: list[str] = field(default_factory=list)
+    unties: bool = False
 
     def __post_init__(self) -> None:
         self.base = Weights(Path(self.job.base))
@@ -304,7 +306,7 @@ class Merge:
         self.todo = self._what_axolotl_misses()
         self._merge_by_axolotl()
         self._rename_archives()
-        if self.todo:
+        if self.todo or self.unties:
             self._mend()
         self._files_beside()
         for file in weight_files(self.out):
@@ -351,8 +353,9 @@ class Merge:
                 if weight not in self.skeleton.names:
                     raise LeviathanError(f"The adapter holds {name}, which cannot be merged.")
             folded = weight.endswith(".weight") and (weight in on_disk or self.skeleton.fuses)
-            if not folded or weight in tied:
+            if not folded or weight in tied - on_disk:
                 missed.add(weight)
+            self.unties |= weight in tied
         return missed
 
     def _merge_by_axolotl(self) -> None:

@@ -13,15 +13,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from leviathan_train import resume
-from leviathan_train.checkpoints import Checkpoint
-from leviathan_train.config import Config
-from leviathan_train.resume import Offer
-from leviathan_train.run import End, Run, Status
-
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
+
+    from leviathan_train.checkpoints import Checkpoint
+    from leviathan_train.config import Config
+    from leviathan_train.resume import Offer
+    from leviathan_train.run import End, Run, Status
 
 PHASES = {
     "starting": "starting",
@@ -121,6 +120,8 @@ class Screen:
     def loss_of_all(self, found: Sequence[Checkpoint]) -> None:
         """Say what deleting every checkpoint would lose."""
         steps = max((item.step for item in found), default=0)
+        from leviathan_train import resume
+
         hours = resume.seconds_lost(found)
         trained = f", {duration(hours)} of training" if hours else ""
         total = size(sum(item.bytes for item in found))
@@ -222,29 +223,42 @@ def document(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False, default=str))
 
 
+def plain(text: object) -> str:
+    """Text in one line that no terminal obeys: a name may hold newlines and escapes."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """`1 checkpoint`, `2 checkpoints`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _state(item: Any) -> str:
+    return plain(f"{item['state']}: {item['reason']}" if item["reason"] else item["state"])
+
+
 def listing(value: Any) -> None:
     """The table of `checkpoints list`."""
     found = value["checkpoints"]
     if not found:
-        print(f"{value['run']} has no checkpoint yet.")
+        print(f"{plain(value['run'])} has no checkpoint yet.")
     else:
         headers = ["Step", "Size", "Date Modified", "Epoch", "Loss", "Eval Loss", "State", ""]
-        rows = []
-        for item in found:
-            marks = [mark for mark in ("latest", "best") if item[mark]]
-            state = f"{item['state']}: {item['reason']}" if item["reason"] else item["state"]
-            rows.append(
-                [
-                    str(item["step"]),
-                    size(item["bytes"]),
-                    clock(item["modified"]),
-                    number(item["epoch"], ".2f"),
-                    number(item["loss"]),
-                    number(item["eval_loss"]),
-                    state,
-                    ", ".join(marks),
-                ]
-            )
+        rows = [
+            [
+                str(item["step"]),
+                size(item["bytes"]),
+                clock(item["modified"]),
+                number(item["epoch"], ".2f"),
+                number(item["loss"]),
+                number(item["eval_loss"]),
+                _state(item),
+                ", ".join(mark for mark in ("latest", "best") if item[mark]),
+            ]
+            for item in found
+        ]
         table(headers, rows)
     if value["superseded_bytes"]:
         print(f"\nSet aside: {size(value['superseded_bytes'])}  (cleanup --superseded deletes it)")
@@ -256,45 +270,52 @@ def details(value: Any, title: str) -> None:
     heading = {"latest": "LATEST", "best": "BEST"}.get(title, "")
     rule = "=" * 48
     print(f"{rule}\n{f'{heading} CHECKPOINT'.strip()}\n{rule}")
-    print(f"Location: {value['path']}\nStep: {value['step']}")
-    state = f"{value['state']}: {value['reason']}" if value["reason"] else value["state"]
-    print(f"State: {state}\n\nTraining State:")
-    of = f" of {value['max_steps']}" if value["max_steps"] else ""
-    print(f"  Current Step: {value['step']}{of}")
+    print(f"Location: {plain(value['path'])}\nStep: {value['step']}")
+    print(f"State: {_state(value)}\n\nTraining State:")
+    print(f"  Current Step: {value['step']}")
+    if value["max_steps"]:
+        print(f"  Total Steps: {value['max_steps']}")
     print(f"  Epoch: {number(value['epoch'], '.2f')}")
     print(f"  Best Loss: {number(value['best_loss'])}")
     print(f"  Last Loss: {number(value['loss'])}")
-    print(f"  Eval Loss: {number(value['eval_loss'])}")
+    at = value["eval_step"]
+    late = f" (of step {at})" if at is not None and at != value["step"] else ""
+    print(f"  Eval Loss: {number(value['eval_loss'])}{late}")
     print(f"  Learning Rate: {number(value['learning_rate'])}")
     if value["seconds_trained"] is not None:
         print(f"  Trained: {duration(value['seconds_trained'])}")
     print("\nFiles:")
     for file in value["files"]:
-        print(f"  {file['name']} ({size(file['bytes'])})")
+        print(f"  {plain(file['name'])} ({size(file['bytes'])})")
+
+
+def verified(item: Any) -> None:
+    """One line of `checkpoints verify`."""
+    sign = "❌" if item["state"] == "damaged" else "✅"
+    print(f"{sign} checkpoint-{item['step']} ({size(item['bytes'])}): {_state(item)}", flush=True)
 
 
 def verification(value: Any) -> None:
-    """The lines of `checkpoints verify`."""
-    for item in value["checkpoints"]:
-        sign = "❌" if item["state"] == "damaged" else "✅"
-        told = f"damaged: {item['reason']}" if item["reason"] else item["state"]
-        print(f"{sign} checkpoint-{item['step']} ({size(item['bytes'])}): {told}")
-    if not value["checkpoints"]:
-        print(f"{value['run']} has no checkpoint yet.")
-    elif not value["damaged"]:
-        print(f"\nAll {len(value['checkpoints'])} checkpoints are whole.")
+    """The last line of `checkpoints verify`."""
+    found = len(value["checkpoints"])
+    if not found:
+        print(f"{plain(value['run'])} has no checkpoint yet.")
+    elif value["damaged"]:
+        are = "is" if value["damaged"] == 1 else "are"
+        print(f"\n{value['damaged']} of {count(found, 'checkpoint')} {are} damaged.")
     else:
-        print(f"\n{value['damaged']} of {len(value['checkpoints'])} checkpoints are damaged.")
+        print(f"\n{count(found, 'checkpoint')} verified: nothing is damaged.")
 
 
 def plan(value: Any) -> None:
     """The plan of `checkpoints cleanup`."""
     found = value["checkpoints"]
     doomed = [item for item in found if not item["keep"]]
-    print(f"Found {len(found)} checkpoints. Will delete {len(doomed)}.")
+    oldest = " oldest" if doomed and doomed == found[: len(doomed)] else ""
+    print(f"Found {count(len(found), 'checkpoint')}. Will delete {len(doomed)}{oldest}.")
     for item in found:
         word = "keep  " if item["keep"] else "delete"
-        reasons = ", ".join(item["reasons"])
+        reasons = plain(", ".join(item["reasons"]))
         print(f"  {word}  checkpoint-{item['step']} ({size(item['bytes'])}): {reasons}")
 
 

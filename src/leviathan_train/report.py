@@ -6,13 +6,16 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from leviathan_train import checkpoints, control
+from leviathan_train import checkpoints
 from leviathan_train.checkpoints import Checkpoint
 from leviathan_train.files import read_json
-from leviathan_train.retention import Item
-from leviathan_train.run import Run, Session
+
+if TYPE_CHECKING:  # what is read only to be listed needs none of these
+    from leviathan_train import control
+    from leviathan_train.retention import Item
+    from leviathan_train.run import Run, Session
 
 Value = dict[str, Any]
 
@@ -49,43 +52,51 @@ def row(item: Checkpoint, newest: Checkpoint | None, best: Checkpoint | None) ->
 
 def details(run: Run, item: Checkpoint, found: Sequence[Checkpoint]) -> Value:
     """One checkpoint with its files, for `latest`, `best` and `show`."""
-    files = [
-        {"name": file.relative_to(item.path).as_posix(), "bytes": file.stat().st_size}
-        for file in sorted(item.path.rglob("*"))
-        if file.is_file()
-    ]
-    known = [other.facts.eval_loss for other in found if other.facts.eval_loss is not None]
-    seal = item.seal
+    facts, seal = item.facts, item.seal
     return row(item, checkpoints.latest(list(found)), checkpoints.best(list(found))) | {
         "run": run.name,
-        "max_steps": item.facts.max_steps,
-        "best_metric": finite(item.facts.best_metric),
-        "best_loss": finite(
-            item.facts.best_metric
-            if item.facts.best_metric is not None
-            else min(known, default=None)
-        ),
+        "max_steps": facts.max_steps,
+        "eval_step": facts.eval_step,
+        "best_metric": finite(facts.best_metric),
+        "best_loss": finite(facts.best_eval_loss),
         "seconds_trained": seal.seconds_trained if seal else None,
         "versions": dict(seal.versions) if seal else None,
-        "files": files,
+        "files": _files(item),
     }
 
 
+def _files(item: Checkpoint) -> list[Value]:
+    return [{"name": name, "bytes": count} for name, count in (item.files or {}).items()]
+
+
 def export(run: Run, found: Sequence[Checkpoint]) -> Value:
-    """`listing` with the log history and the files of each checkpoint."""
+    """`listing` with what was logged and the files of each checkpoint.
+
+    Each checkpoint holds the lines logged since the one before it, `log_history` of the
+    whole all of them: a checkpoint's own history repeats every line before.
+    """
     value = listing(run, found)
+    told: list[Value] = []
+    before = -1
     for entry, item in zip(value["checkpoints"], found, strict=True):
+        entry |= {"log_history": [], "files": _files(item)}
         try:
-            history = checkpoints.read_state(item.path).get("log_history") or []
+            lines = checkpoints.read_state(item.path).get("log_history") or []
         except checkpoints.FaultError:
-            history = []
+            continue
         entry["log_history"] = [
-            {key: finite(part) for key, part in line.items()}
-            for line in history
-            if isinstance(line, dict)
+            finite(line)
+            for line in lines
+            if isinstance(line, dict) and before < _step(line) <= item.step
         ]
-        entry["files"] = details(run, item, found)["files"]
-    return value
+        told += entry["log_history"]
+        before = item.step
+    return value | {"log_history": told}
+
+
+def _step(line: Value) -> float:
+    step = line.get("step")
+    return step if isinstance(step, int | float) else -1
 
 
 def cleanup(run: Run, items: Sequence[Item]) -> Value:
@@ -110,18 +121,20 @@ def verification(run: Run, found: Sequence[Checkpoint]) -> Value:
     """What `verify` found."""
     return {
         "run": run.name,
-        "checkpoints": [
-            {
-                "step": item.step,
-                "path": str(item.path),
-                "state": item.state,
-                "reason": item.reason or None,
-                "files": len(item.seal.files) if item.seal else None,
-                "bytes": item.bytes,
-            }
-            for item in found
-        ],
+        "checkpoints": [verified(item) for item in found],
         "damaged": sum(not item.intact for item in found),
+    }
+
+
+def verified(item: Checkpoint) -> Value:
+    """One checkpoint of `verification`."""
+    return {
+        "step": item.step,
+        "path": str(item.path),
+        "state": item.state,
+        "reason": item.reason or None,
+        "files": len(item.seal.files) if item.seal else None,
+        "bytes": item.bytes,
     }
 
 
@@ -194,8 +207,12 @@ def outcome(done: control.Outcome) -> Value:
 
 
 def finite(value: Any) -> Any:
-    """`value`, or None where JSON has no word for it (NaN, infinity)."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """`value`, with None where JSON has no word for it (NaN, infinity), however deep."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list) else value
 
 
 def begun(session: Session) -> Value:

@@ -120,10 +120,11 @@ def in_use(
     session = run.live_session()
     if session is None:
         newest = found[-1] if found else None
-        if newest and not newest.intact and newest.name not in run.saves():
-            if now - _last_change(newest.path) < STILL_WRITTEN:
-                return {newest.step: "written to lately, perhaps still being saved"}
-        return {}
+        if newest is None or newest.intact or newest.name in run.saves():
+            return {}
+        if now - _last_change(newest.path) > STILL_WRITTEN:
+            return {}
+        return {newest.step: "written to lately, perhaps still being saved"}
     launch, status = session.launch, session.status
     began = launch.get("started")
     began = began if isinstance(began, int | float) else 0.0
@@ -169,8 +170,10 @@ def carry_out(
     Raises:
         OSError: a folder could not be renamed or removed; what was deleted stays deleted.
     """
-    deleted = []
+    deleted: list[int] = []
     found = [item.checkpoint for item in items]
+    if all(item.keep for item in items) and not leftovers(run):
+        return deleted
     with run.locked():
         sweep(run)
         for item in items:
@@ -225,12 +228,17 @@ def _remove(path: Path) -> None:
 
 def sweep(run: Run) -> None:
     """Finish deletions that were interrupted; what refuses is left for the next time."""
-    folders = [run.path, run.superseded, *_folders(run.superseded)]
-    for folder in folders:
-        for inside in _folders(folder):
-            if _DOOMED.fullmatch(inside.name):
-                with contextlib.suppress(OSError):
-                    _remove(inside)
+    for folder in leftovers(run):
+        with contextlib.suppress(OSError):
+            _remove(folder)
+
+
+def leftovers(run: Run) -> list[Path]:
+    """What interrupted deletions left behind."""
+    places = [run.path, run.superseded, *_folders(run.superseded)]
+    return [
+        inside for place in places for inside in _folders(place) if _DOOMED.fullmatch(inside.name)
+    ]
 
 
 def clear_superseded(run: Run) -> None:

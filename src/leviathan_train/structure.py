@@ -18,10 +18,13 @@ from leviathan_train.seal import Facts, FaultError, Stat, facts_of, unreadable
 
 _STATE = "trainer_state.json"
 _BLOCK = 1 << 20
+_ZIP = b"PK\x03\x04"
 _WEIGHTS = re.compile(r"(adapter_model|model|pytorch_model)[\w.-]*\.(safetensors|bin)")
 _SHARD = re.compile(r"((?:model|pytorch_model)[\w.]*)-\d{5}-of-\d{5}\.(safetensors|bin)")
+_NESTED = re.compile(r"/adapter_model\.(safetensors|bin)$")
 _RNG = re.compile(r"rng_state_(\d+)\.pth")
 _ZERO = re.compile(r"global_step\d+/(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt")
+_PART = re.compile(r"[^/]+/__(\d+)_\d+\.distcp")
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8}
 _BITS |= {"U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
 
@@ -82,9 +85,11 @@ def _missing(names: set[str]) -> Iterator[str]:
     deepspeed = "latest" in top or any(name.startswith("global_step") for name in inside)
     weights = [name for name in top if _WEIGHTS.fullmatch(name)]
     fsdp = [folder for folder in inside if folder.startswith("pytorch_model_fsdp")]
-    nested = [name for name in names - top if re.search(r"/adapter_model\.(safetensors|bin)$", name)]
+    nested = [name for name in names - top if _NESTED.search(name)]
     if not weights and not fsdp and not nested and not deepspeed:
         yield "the weights (adapter_model.safetensors) are missing"
+    elif "adapter_config.json" in top and not any(n.startswith("adapter_model.") for n in top):
+        yield "adapter_model.safetensors is missing"
     folders = [""] if any(name.startswith("adapter_model.") for name in top) else []
     for folder in [*folders, *sorted(f"{name.rsplit('/', 1)[0]}/" for name in nested)]:
         if f"{folder}adapter_config.json" not in names:
@@ -103,6 +108,8 @@ def _missing(names: set[str]) -> Iterator[str]:
     for folder in sorted(fsdp + optimizers):
         if f"{folder}/.metadata" not in names:
             yield f"{folder}/.metadata is missing"
+    if deepspeed and "latest" not in top:
+        yield "latest is missing: DeepSpeed would load nothing"
     if deepspeed and not any(name.endswith("_optim_states.pt") for name in names):
         yield "the optimizer's states (global_step*/*_optim_states.pt) are missing"
     if deepspeed and not any(name.endswith("model_states.pt") for name in names):
@@ -114,7 +121,8 @@ def _missing_ranks(top: set[str], names: set[str]) -> Iterator[str]:
     """Each rank leaves its own random state, and with DeepSpeed its own optimizer states."""
     ranks = {int(match[1]) for name in top if (match := _RNG.fullmatch(name))}
     zero = {int(match[1]) for name in names if (match := _ZERO.fullmatch(name))}
-    world = max(ranks | zero, default=0) + 1
+    parts = {int(match[1]) for name in names if (match := _PART.fullmatch(name))}
+    world = max(ranks | zero | parts, default=0) + 1
     if "rng_state.pth" not in top and not ranks:
         yield "rng_state.pth is missing"
     elif ranks and (lost := set(range(world)) - ranks):
@@ -132,7 +140,8 @@ def _missing_shards(path: Path, index: str, stats: Mapping[str, Stat]) -> Iterat
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         yield f"{index} names no shards"
     else:
-        yield from (f"{shard} is missing, named by {index}" for shard in shards if shard not in stats)
+        lost = [shard for shard in shards if shard not in stats]
+        yield from (f"{shard} is missing, named by {index}" for shard in lost)
 
 
 def _missing_parts(path: Path, metadata: str, stats: Mapping[str, Stat]) -> Iterator[str]:
@@ -144,8 +153,8 @@ def _missing_parts(path: Path, metadata: str, stats: Mapping[str, Stat]) -> Iter
         yield unreadable(metadata, error)
         return
     parts = sorted({part.decode() for part in re.findall(rb"__\d+_\d+\.distcp", text)})
-    if not parts:
-        yield f"{metadata} is {'damaged' if text else 'empty'}: it names no part"
+    if not parts or text[:1] != b"\x80" or text[-1:] != b".":  # a pickle's first and last
+        yield f"{metadata} is {'cut off or damaged' if text else 'empty'}"
     for part in parts:
         if folder + part not in stats:
             yield f"{folder}{part} is missing, named by {metadata}"
@@ -172,15 +181,15 @@ def _file_fault(file: Path, name: str) -> str:
         if name.endswith((".pt", ".pth", ".bin")):
             return _archive_fault(file, name, of.st_size)
         with file.open("rb", buffering=0) as stream:
-            if name.endswith(".json"):
+            if name.endswith(".distcp"):  # one `torch.save` after another
+                if stream.read(4) != _ZIP or not _ends_as_zip(file):
+                    return f"{name} is {'cut off or damaged' if of.st_size else 'empty'}"
+            elif name.endswith(".json"):
                 value = json.loads(stream.read())
                 if name.endswith("adapter_config.json") and not isinstance(value, dict):
                     return f"{name} holds no settings"
-            else:
-                while stream.read(_BLOCK):
-                    pass
-        if of.st_size == 0 and name.endswith(".distcp"):
-            return f"{name} is empty"
+            while stream.read(_BLOCK):
+                pass
     except OSError as error:
         return unreadable(name, error)
     except (ValueError, RecursionError):
@@ -191,7 +200,7 @@ def _file_fault(file: Path, name: str) -> str:
 def _archive_fault(file: Path, name: str, size: int) -> str:
     """`torch.save` writes a zip, with a CRC of each tensor."""
     with file.open("rb") as stream:
-        if stream.read(4) != b"PK\x03\x04":
+        if stream.read(4) != _ZIP:
             return f"{name} is {'not a torch archive' if size else 'empty'}"
         try:
             with zipfile.ZipFile(stream) as archive:
@@ -199,11 +208,21 @@ def _archive_fault(file: Path, name: str, size: int) -> str:
                     return f"{name} is damaged at {bad}"
                 if not any(member.endswith("data.pkl") for member in archive.namelist()):
                     return f"{name} is not a torch archive"
+            if not _ends_as_zip(file):
+                return f"{name} is damaged at its end"
         except OSError:
             raise
         except Exception:  # zipfile meets damage with BadZipFile, RuntimeError, zlib.error, ...
             return f"{name} is cut off or damaged"
     return ""
+
+
+def _ends_as_zip(file: Path) -> bool:
+    """Whether the end record of a zip is the last thing in a file."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - 22))
+        end = stream.read()
+    return len(end) == 22 and end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")
 
 
 def _safetensors_fault(file: Path, name: str, size: int) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "runs": "control",
     "checkpoints": "checkpoints",
     "history": "history",
+    "merge": "merge",
 }
 
 

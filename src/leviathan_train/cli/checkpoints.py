@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from leviathan_train import checkpoints as nouns
-from leviathan_train import render, report, reseal, retention
+from leviathan_train import render, report
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
-from leviathan_train.errors import Declined, UsageError
-from leviathan_train.files import write_text
+from leviathan_train.errors import DONE, FAILED, Declined, UsageError
+
+if TYPE_CHECKING:
+    from leviathan_train.run import Run
 
 _STEP = click.option("--step", metavar="STEP", help="Only the checkpoint of this step.")
 
@@ -77,7 +76,7 @@ def show(run: str | None, step: str | None, json: bool) -> None:
 
     Example:  leviathan checkpoints show --step 1000
     """
-    _show(run, step or "latest", json)
+    _show(run, "latest" if step is None else str(_number(step)), json)
 
 
 @checkpoints.command(epilog=EXIT_STATUS)
@@ -92,18 +91,18 @@ def verify(run: str | None, step: str | None, json: bool) -> int:
     Example:  leviathan checkpoints verify --step 1000
     """
     found = find_run(run, quiet=json)
-    if step is not None:
-        known = {number for number, _ in nouns.folders(found)}
-        number = step.removeprefix("checkpoint-")
-        if not number.isdigit() or int(number) not in known:
-            steps = ", ".join(map(str, sorted(known))) or "none"
-            raise UsageError(f"{found.name} has no checkpoint of step {step}.", f"It has: {steps}.")
-        scanned = nouns.scan(found, always_read=True, step=int(number))
-    else:
-        scanned = nouns.scan(found, always_read=True)
+    number = None if step is None else _number(step)
+    known = [known for known, _ in nouns.folders(found)]
+    if number is not None and number not in known:
+        raise nouns.no_such_step(found, number, known)
+    scanned = []
+    for checkpoint in nouns.scanning(found, always_read=True, step=number):
+        scanned.append(checkpoint)
+        if not json:
+            render.verified(report.verified(checkpoint))
     value = report.verification(found, scanned)
     render.document(value) if json else render.verification(value)
-    return 1 if value["damaged"] else 0
+    return FAILED if value["damaged"] else DONE
 
 
 @checkpoints.command(epilog=EXIT_STATUS)
@@ -132,43 +131,58 @@ def cleanup(
 
     Example:  leviathan checkpoints cleanup --keep 2
     """
-    found = find_run(run, quiet=json)
+    from leviathan_train import retention
+
     if superseded:
-        return _cleanup_superseded(found, dry_run=dry_run, yes=yes, json=json)
+        if keep is not None or keep_every is not None or no_keep_best:
+            raise UsageError("--superseded deletes all that was set aside: it takes no --keep.")
+        return _cleanup_superseded(find_run(run, quiet=json), dry_run=dry_run, yes=yes, json=json)
     if keep is None:
         raise UsageError("--keep N is missing.", "For example:  --keep 2")
     policy = retention.Policy(keep, keep_every, not no_keep_best)
-    items = retention.plan(nouns.scan(found), policy, in_use=retention.in_use(found))
+    found = find_run(run, quiet=json)
+    scanned = nouns.scan(found)
+    items = retention.plan(scanned, policy, in_use=retention.in_use(found, scanned))
     value = report.cleanup(found, items)
-    doomed = [item.checkpoint for item in items if not item.keep]
     if not json:
         render.plan(value)
+    doomed = [item.checkpoint for item in items if not item.keep]
     if doomed and not dry_run:
-        _allow(f"Delete {len(doomed)} checkpoints?", yes=yes)
-        for checkpoint in doomed:
-            if not json:
-                print(
-                    f"  Deleting {checkpoint.name} ({render.size(checkpoint.bytes)})...", flush=True
-                )
-            retention.delete(found, checkpoint)
-        retention.sweep(found)
+        _allow(f"Delete {render.count(len(doomed), 'checkpoint')}?", yes=yes)
+
+    def tell(checkpoint: nouns.Checkpoint) -> None:
+        if not json:
+            size = render.size(checkpoint.bytes)
+            print(f"  Deleting {checkpoint.name} ({size})...", flush=True)
+
+    deleted = [] if dry_run else retention.carry_out(found, items, tell)
     if json:
-        render.document(value | {"dry_run": dry_run})
+        render.document(value | {"deleted": deleted, "dry_run": dry_run})
     elif not dry_run:
-        print(f"\n✅ Cleanup complete. {len(items) - len(doomed)} checkpoints remaining.")
-    return 0
+        for checkpoint in doomed:
+            if checkpoint.step not in deleted:
+                print(f"  Kept {checkpoint.name} after all: the training uses it.")
+        left = render.count(len(items) - len(deleted), "checkpoint")
+        print(f"\n✅ Cleanup complete. {left} remaining.")
+    return DONE
 
 
-def _cleanup_superseded(found: Any, *, dry_run: bool, yes: bool, json: bool) -> int:
-    total = nouns.superseded_bytes(found)
+def _cleanup_superseded(run: Run, *, dry_run: bool, yes: bool, json: bool) -> int:
+    from leviathan_train import retention
+
+    total = nouns.superseded_bytes(run)
     if not json:
-        print(f"Set aside in {found.superseded}: {render.size(total)}")
-    if found.superseded.is_dir() and not dry_run:
+        print(f"Set aside in {render.plain(run.superseded)}: {render.size(total)}")
+    if run.superseded.is_dir() and not dry_run:
         _allow("Delete what was set aside?", yes=yes)
-        shutil.rmtree(found.superseded)
+        retention.clear_superseded(run)
+    left = nouns.superseded_bytes(run)
     if json:
-        render.document({"run": found.name, "superseded_bytes": total, "dry_run": dry_run})
-    return 0
+        gone = {"superseded_bytes": left, "deleted_bytes": total - left}
+        render.document({"run": run.name} | gone | {"dry_run": dry_run})
+    elif not dry_run:
+        print(f"\n✅ Cleanup complete. {render.size(left)} remaining.")
+    return DONE
 
 
 @checkpoints.command(epilog=EXIT_STATUS)
@@ -180,35 +194,42 @@ def _cleanup_superseded(found: Any, *, dry_run: bool, yes: bool, json: bool) -> 
 def export(run: str | None, output: Path | None, json: bool) -> None:
     """Export steps, losses, learning rates, sizes and times for analysis.
 
-    Without --output the JSON goes to stdout. A CSV holds a line for each logged step of
-    the newest checkpoint that has any.
+    Without --output the JSON goes to stdout. A CSV holds a line for each step that was
+    logged or saved.
 
     Example:  leviathan checkpoints export --output checkpoints.json
     """
+    from leviathan_train.files import write_text
+
+    if output is not None:
+        if output.suffix not in {".json", ".csv"}:
+            raise UsageError(f"--output {output}: .json or .csv, not {output.suffix or 'nothing'}.")
+        if output.is_dir() or not output.parent.is_dir():
+            wrong = "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+            raise UsageError(f"--output {output}: {wrong}.")
     found = find_run(run, quiet=True)
     value = report.export(found, nouns.scan(found))
     if output is None:
         render.document(value)
         return
-    if output.suffix not in {".json", ".csv"}:
-        raise UsageError(f"--output {output}: .json or .csv, not {output.suffix or 'nothing'}.")
-    if not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}.")
     write_text(output, _csv(value) if output.suffix == ".csv" else report.dumps(value) + "\n")
     if json:
         render.document({"run": found.name, "output": str(output)})
     else:
-        print(f"Exported {len(value['checkpoints'])} checkpoints to {output}")
+        told = render.count(len(value["checkpoints"]), "checkpoint")
+        print(f"Exported {told} to {render.plain(output)}")
 
 
 def _csv(value: dict[str, Any]) -> str:
     """A line for each logged step, and the checkpoint's columns where one was saved."""
+    import csv
+    import io
+
     saved = {entry["step"]: entry for entry in value["checkpoints"]}
     lines: dict[int, dict[str, Any]] = {}
-    for entry in value["checkpoints"]:
-        for logged in entry["log_history"]:
-            if isinstance(logged.get("step"), int):
-                lines.setdefault(logged["step"], {}).update(logged)
+    for logged in value["log_history"]:
+        if isinstance(logged.get("step"), int):
+            lines.setdefault(logged["step"], {}).update(logged)
     keys = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm"]
     extra = ["bytes", "modified", "state", "path"]
     text = io.StringIO()
@@ -230,17 +251,30 @@ def reseal_(run: str | None, step: str, yes: bool) -> None:
 
     Example:  leviathan checkpoints reseal --step 1000
     """
+    from leviathan_train import reseal
+
+    number = _number(step)
     found = find_run(run)
-    checkpoint = nouns.select(found, step, nouns.scan(found, always_read=True))
+    known = nouns.scan(found, always_read=True, step=number)
+    if not known:
+        raise nouns.no_such_step(found, number, [step for step, _ in nouns.folders(found)])
+    checkpoint = known[0]
     changes = reseal.changes(checkpoint)
     if not changes:
         print(f"{checkpoint.name} matches its seal; nothing to do.")
         return
     for line in changes:
-        print(f"  {line}")
+        print(f"  {render.plain(line)}")
     _allow(f"Trust {checkpoint.name} as it is now?", yes=yes)
     reseal.reseal(found, checkpoint)
     print(f"{checkpoint.name} is sealed as it is now.")
+
+
+def _number(step: str) -> int:
+    number = nouns.step_of(step)
+    if number is None:
+        raise UsageError(f"--step {step}: not the number of a step.", "For example:  --step 1000")
+    return number
 
 
 def _allow(question: str, *, yes: bool) -> None:

@@ -1,0 +1,56 @@
+"""Imports only point up the list of rooms, and the command line stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "leviathan_train"
+HEAVY = {"torch", "transformers", "peft", "accelerate", "axolotl", "datasets", "safetensors"}
+TRAINER_ONLY = {"plugin", "restore", "merge", "validate"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names that a module imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.stem)
+def test_only_the_trainers_side_knows_the_heavy_libraries(path: Path) -> None:
+    if path.stem not in TRAINER_ONLY:
+        assert not imports_of(path) & HEAVY
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["checkpoints", "list"], ["merge"], ["check"]])
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from leviathan_train.cli import main\n"
+        f"try: main({[*command, '--help']!r})\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        f"loaded = {HEAVY!r} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Example" in done.stdout or not command or command == ["checkpoints"]
+    assert "Exit status" in done.stdout
+
+
+def test_the_command_line_does_not_import_the_trainers_side() -> None:
+    for path in SOURCE.rglob("*.py"):
+        if path.stem in TRAINER_ONLY:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "leviathan_train":
+                assert not {alias.name for alias in node.names} & TRAINER_ONLY, path

@@ -1,0 +1,92 @@
+"""Bad input: one clear line, what to type next, exit 2, at once, and nothing lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MakeConfig
+from driver import leviathan
+
+
+def broken_yaml(folder: Path) -> None:
+    (folder / "config.yaml").write_text("base_model: x\ndatasets: [\n  - a: b\noutput_dir: run\n")
+
+
+def list_yaml(folder: Path) -> None:
+    (folder / "config.yaml").write_text("- a\n- b\n")
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "overrides", "args", "told"),
+    [
+        (no_config, {}, [], "No config at"),
+        (broken_yaml, {}, [], "line 3, column"),
+        (list_yaml, {}, [], "holds no mapping"),
+        (None, {"output_dir": None}, [], "output_dir is missing"),
+        (None, {"base_model": "./nowhere"}, [], "base_model ./nowhere does not exist"),
+        (None, {"base_model": "org/unknown"}, [], "neither a folder nor in the hub's cache"),
+        (None, {"base_model": None}, [], "base_model is missing"),
+        (None, {"datasets": [{"path": "./no.jsonl", "type": "alpaca"}]}, [], "no.jsonl does not"),
+        (None, {}, ["--resume", "77"], "no checkpoint of step 77"),
+        (None, {}, ["--resume", "nonsense"], "No checkpoint 'nonsense'"),
+        (None, {}, ["--resume", "best"], "no checkpoint"),
+        (None, {}, ["--set", "learning_rate"], "not KEY=VALUE"),
+        (None, {}, ["--until", "25:00"], "no time of day"),
+        (None, {}, ["--for", "soon"], "no duration"),
+        (None, {}, ["--window", "20"], "--window '20' is none"),
+        (None, {}, ["--nonsense"], "--nonsense"),
+        (None, {"resume_from_checkpoint": "gone/checkpoint-3"}, [], "does not exist"),
+        (None, {"learning_rat": 0.1}, [], "learning_rate"),
+    ],
+)
+def test_wrong_use_is_told_in_a_line(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path, spoil, overrides, args, told
+) -> None:
+    config = make_config(tmp_path, **overrides)
+    if spoil:
+        spoil(tmp_path)
+    done = leviathan("train", config, *args, cwd=tmp_path, env=env)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_accelerate_is_told(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path)
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec;"
+        "u.find_spec = lambda n, *a: None if n == 'accelerate' else find(n, *a);"
+        "from leviathan_train.cli import main; main(['train', sys.argv[1]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(config)], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "accelerate is not installed" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["pause", "save", "stop", "status", "history"])
+def test_a_command_without_a_run_says_what_to_type(
+    env: dict[str, str], tmp_path: Path, command: str
+) -> None:
+    done = leviathan(command, cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert "leviathan train CONFIG" in done.stderr
+
+
+def test_a_name_that_is_nearly_right_is_guessed(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "work/training/demo_cpu/checkpoint-1").mkdir(parents=True)
+    done = leviathan("status", "demo_gpu", cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert "Did you mean demo_cpu?" in done.stderr

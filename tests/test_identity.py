@@ -1,0 +1,131 @@
+"""A run that is paused and resumed ends as if it had never been stopped: bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import MakeConfig
+from driver import differences, pause_at, start, train, training_state
+
+pytestmark = pytest.mark.train
+
+STEPS = {False: 48, True: 30}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["unpacked", "packed"])
+def straight(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_config: MakeConfig,
+    env: dict[str, str],
+) -> tuple[Path, Path, int]:
+    """A config, its first checkpoint, and the last step, trained to the end without a pause.
+
+    Fresh runs are not reproducible (LoRA is initialised before the seed is set), so both
+    branches start from one first checkpoint.
+    """
+    packed: bool = request.param
+    folder = tmp_path_factory.mktemp("identity")
+    overrides = {"sample_packing": True, "eval_sample_packing": False, "pad_to_sequence_len": True}
+    config = make_config(
+        folder,
+        max_steps=STEPS[packed],
+        num_epochs=30,
+        lora_dropout=0.1,
+        logging_steps=5,
+        eval_steps=10,
+        save_steps=1000,
+        **(overrides if packed else {}),
+    )
+    pause_at(config, 3, env=env)
+    shutil.copytree(folder / "run", folder / "first")
+    train(config, env=env)
+    return config, folder / "first", STEPS[packed]
+
+
+def test_two_pauses_leave_no_trace(
+    straight: tuple[Path, Path, int], env: dict[str, str], tmp_path: Path
+) -> None:
+    config, first, last = straight
+    run = config.parent / "paused"
+    shutil.copytree(first, run)
+    seed = int(os.environ.get("LEVIATHAN_TEST_SEED", random.randrange(1000)))
+    dice = random.Random(seed)
+    to_run = ("--set", f"output_dir={run}")
+    one = pause_at(config, dice.randint(6, last // 2), *to_run, env=env, run=run)
+    two = pause_at(config, dice.randint(one + 1, last - 5), *to_run, env=env, run=run)
+    output = train(config, *to_run, env=env, run=run)
+    assert "✅ Loaded optimizer state" in output
+    found = differences(
+        training_state(config.parent / "run" / f"checkpoint-{last}"),
+        training_state(run / f"checkpoint-{last}"),
+    )
+    assert not found, f"seed {seed}, paused at {one} and {two}: {found[:5]}"
+
+
+@pytest.mark.parametrize("lost", ["rng", "scheduler"])
+def test_the_comparison_sees_a_state_that_was_not_restored(
+    straight: tuple[Path, Path, int], env: dict[str, str], lost: str
+) -> None:
+    config, first, last = straight
+    if last == STEPS[True]:
+        pytest.skip("the unpacked run shows it")
+    run = config.parent / f"without-{lost}"
+    shutil.copytree(first, run)
+    (checkpoint,) = run.glob("checkpoint-*")
+    break_state(checkpoint, lost)
+    train(config, "--set", f"output_dir={run}", env=env, run=run)
+    found = differences(
+        training_state(config.parent / "run" / f"checkpoint-{last}"),
+        training_state(run / f"checkpoint-{last}"),
+    )
+    assert any(line.startswith(".adapter") for line in found)
+
+
+def break_state(checkpoint: Path, lost: str) -> None:
+    """Change one restored state on disk, and seal it, so that only its content is wrong."""
+    import torch
+    from leviathan_train import checkpoints
+    from leviathan_train.reseal import reseal
+    from leviathan_train.run import Run
+
+    if lost == "rng":
+        state = torch.load(checkpoint / "rng_state.pth", weights_only=False)
+        state["cpu"] = torch.Generator().manual_seed(1).get_state()
+        torch.save(state, checkpoint / "rng_state.pth")
+    else:  # momentum and rate of another step: the schedule itself is mended from the config
+        state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+        for entry in state["state"].values():
+            entry["exp_avg"].zero_()
+        torch.save(state, checkpoint / "optimizer.pt")
+    run = Run(checkpoint.parent)
+    (found,) = checkpoints.scan(run, always_read=True)
+    reseal(run, found)
+
+
+def test_a_pause_in_an_evaluation_is_made_up_for(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, max_steps=16, eval_steps=4, save_steps=1000, eval_batch_size=1)
+    pause_at(config, 2, env=env)
+    shutil.copytree(tmp_path / "run", tmp_path / "paused")
+    train(config, env=env)
+    run = tmp_path / "paused"
+    started = start(config, "--set", f"output_dir={run}", env=env, run=run)
+    started.wait(lambda s: s.get("phase") == "evaluating" and s["step"] >= 8)
+    started.signal()
+    status, output = started.finish()
+    assert status == 75, output
+    session = started.session()
+    assert session
+    step = json.loads((session / "end.json").read_text())["step"]
+    train(config, "--set", f"output_dir={run}", env=env, run=run)
+    log = training_state(run / "checkpoint-16")["log"]
+    assert [entry["step"] for entry in log if "eval_loss" in entry] == [0, 4, 8, 12, 16], step
+    straight = training_state(tmp_path / "run/checkpoint-16")
+    assert not differences(straight, training_state(run / "checkpoint-16"))
