@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from conftest import MakeConfig
 from driver import differences, pause_at, start, train, training_state
 
@@ -90,6 +91,7 @@ def test_the_comparison_sees_a_state_that_was_not_restored(
 def break_state(checkpoint: Path, lost: str) -> None:
     """Change one restored state on disk, and seal it, so that only its content is wrong."""
     import torch
+
     from leviathan_train import checkpoints
     from leviathan_train.reseal import reseal
     from leviathan_train.run import Run

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import MakeConfig
 from driver import leviathan, pause_at, processes_of, start, train
-
 from leviathan_train import checkpoints
 from leviathan_train.run import Run
 

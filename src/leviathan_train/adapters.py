@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +61,9 @@ def choose(run: Run, choice: str) -> Adapter:
     if choice in {"final", "checkpoint-final"}:
         return _final(run, found)
     path = Path(choice)
-    if (path / "adapter_config.json").is_file() and checkpoints.step_of(path.resolve().name) is None:
+    if (path / "adapter_config.json").is_file() and checkpoints.step_of(
+        path.resolve().name
+    ) is None:
         run = owner(path)
         adapter = _adapter(path, path.resolve().name, run, None, checkpoints.scan(run))
     else:
@@ -146,7 +149,9 @@ def _adapter(
     with contextlib.suppress(OSError):
         sha = digest(path / WEIGHTS)
     sealed = [item for item in reversed(found) if item.seal]
-    twins = (item for item in sealed if item.seal and (item.seal.files.get(WEIGHTS) or "x")[-1] == sha)
+    twins = (
+        item for item in sealed if item.seal and (item.seal.files.get(WEIGHTS) or "x")[-1] == sha
+    )
     checkpoint = checkpoint or next(twins, None)
     facts = checkpoint.facts if checkpoint else None
     seal = checkpoint.seal if checkpoint else sealed[0].seal if sealed else None
@@ -274,8 +279,7 @@ def check_belongs(adapter: Adapter, base: Path, base_name: str) -> None:
     """
     trained = resume.base_of(adapter.path) or base_name
     hint = (
-        f"It was trained on {trained}. Name that as base_model in a config:"
-        "  leviathan merge CONFIG"
+        f"It was trained on {trained}. Name that as base_model in a config:  leviathan merge CONFIG"
     )
     if why := _misfit(adapter.path, base):
         raise UsageError(f"{adapter.label} does not fit the base model {base_name}: {why}.", hint)
@@ -362,8 +366,10 @@ def _misfit(adapter: Path, base: Path) -> str:
         if name.endswith(".lora_A.weight")
     ]
     known = [layer for layer in layers if f"{layer}.weight" in shapes]
-    if layers and not known:
-        return f"it has no {layers[0]}"
+    numbered = [layer for layer in layers if re.search(r"\.\d+\.", layer)]
+    strangers = [layer for layer in numbered if f"{layer}.weight" not in shapes]
+    if known and strangers:  # if all are: some models name their layers otherwise in memory
+        return f"it has no {strangers[0]}"
     for layer in known:
         wanted = _adapted_shape(header, layer)
         weight = shapes[f"{layer}.weight"]

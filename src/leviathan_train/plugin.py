@@ -674,8 +674,9 @@ def _format(key: str, value: float) -> str:
 
 def gpu_memory() -> int | None:
     """Bytes that this process holds on its GPU; None without one."""
-    reserved: int | None = torch.cuda.memory_reserved() if torch.cuda.is_available() else None
-    return reserved
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.memory_reserved())
 
 
 def versions() -> dict[str, str]:

@@ -428,3 +428,16 @@ def changes(found: Sequence[Any]) -> list[str]:
 def _short(value: Any) -> str:
     text = "not set" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def selftest(value: Any) -> None:
+    """What `leviathan selftest` found, and what it means."""
+    print(f"Largest difference after {value['steps']} steps, straight against paused and resumed:")
+    for key in ("adapter", "optimizer", "loss"):
+        print(f"  {key:<10} {value[key]:.3g}")
+    if value["identical"]:
+        print("✅ Bit-identical: a pause leaves no trace with this config on this machine.")
+    else:
+        print("⚠️  Not bit-identical. Differences about 1e-5 are the rounding of the hardware or of")
+        print("   4-bit weights, as between two straight runs; much larger ones mean that a state")
+        print("   was not restored.")

@@ -25,6 +25,7 @@ Exit status:
 
 COMMANDS = {
     "train": "train",
+    "selftest": "selftest",
     "pause": "control",
     "save": "control",
     "stop": "control",
