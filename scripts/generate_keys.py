@@ -18,6 +18,7 @@ import argparse
 import ast
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 import os
@@ -92,17 +93,9 @@ def parts_of(annotation: Any) -> tuple[list[Any], bool, bool]:
 def read_before_validation(model: Any) -> set[str]:
     """The keys that a model's `mode="before"` validators read from what the user wrote."""
     found: set[str] = set()
-    for owner in model.__mro__:
-        for name, value in vars(owner).items():
-            info = getattr(value, "decorator_info", None)
-            if getattr(info, "mode", None) == "before" and hasattr(info, "check_fields") is False:
-                function = inspect.unwrap(getattr(value, "wrapped", value))
-                found |= keys_read(getattr(function, "__func__", function))
-        decorators = getattr(owner, "__pydantic_decorators__", None)
-        for decorator in getattr(decorators, "model_validators", {}).values():
-            if decorator.info.mode == "before":
-                function = decorator.func
-                found |= keys_read(getattr(function, "__func__", function))
+    for decorator in model.__pydantic_decorators__.model_validators.values():
+        if decorator.info.mode == "before":
+            found |= keys_read(getattr(decorator.func, "__func__", decorator.func))
     return found - NOT_FOR_USERS
 
 
@@ -154,67 +147,70 @@ def keys_read(function: Any) -> set[str]:
     return found
 
 
-def plugin_classes() -> Iterator[tuple[str, str, Any]]:
-    """Folder, full name and class of each plugin below axolotl.integrations."""
-    import axolotl.integrations
-    from axolotl.integrations.base import BasePlugin
+def plugins() -> Iterator[tuple[str, str, Any]]:
+    """Folder, full name and key model of each plugin below axolotl.integrations.
 
-    for module in pkgutil.iter_modules(axolotl.integrations.__path__):
-        if not module.ispkg:
-            continue
-        name = f"axolotl.integrations.{module.name}"
-        package = importlib.import_module(name)
-        classes = {
-            value
-            for value in vars(package).values()
-            if isinstance(value, type)
-            and issubclass(value, BasePlugin)
-            and value.__module__.startswith(f"{name}.")
-            or (isinstance(value, type) and issubclass(value, BasePlugin))
-            and value.__module__ == name
-        }
-        for found in classes:
-            yield module.name, f"{name}.{found.__name__}", found
+    Found in the source: some need packages that are not installed.
+    """
+    import axolotl.integrations
+
+    for info in pkgutil.iter_modules(axolotl.integrations.__path__):
+        folder = Path(axolotl.integrations.__path__[0]) / info.name
+        for file in sorted(folder.glob("*.py")):
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if not isinstance(node, ast.ClassDef):
+                    continue
+                if "BasePlugin" not in {base.id for base in node.bases if hasattr(base, "id")}:
+                    continue
+                name = f"axolotl.integrations.{info.name}.{node.name}"
+                yield info.name, name, key_model(folder, node)
+
+
+def key_model(folder: Path, plugin: ast.ClassDef) -> Any:
+    """The pydantic model that a plugin's `get_input_args` names; None if it has none."""
+    for node in ast.walk(plugin):
+        if isinstance(node, ast.FunctionDef) and node.name == "get_input_args":
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Return) and isinstance(inner.value, ast.Constant):
+                    if isinstance(inner.value.value, str):
+                        return model_named(folder, inner.value.value)
+    return None
+
+
+def model_named(folder: Path, name: str) -> Any:
+    module_name, _, cls = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), cls)
+    except ImportError:  # the plugin beside it needs more than its keys do
+        spec = importlib.util.spec_from_file_location(f"{folder.name}_args", folder / "args.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return getattr(module, cls)
 
 
 def generate() -> dict[str, Any]:
     """The document: paths of the core, and of each plugin beyond them."""
-    from axolotl.utils.schemas.config import AxolotlConfigWCapabilities
+    from axolotl.utils.schemas.config import AxolotlConfigWCapabilities as Core
 
-    raw = read_before_validation(AxolotlConfigWCapabilities)
-    known = (set(paths_of(AxolotlConfigWCapabilities)) | READ_BY_LOAD_CFG) - {
-        path
-        for path in paths_of(AxolotlConfigWCapabilities)
-        if path.split(".")[0] in NOT_FOR_USERS
+    core = {path for path in paths_of(Core) if path.split(".")[0] not in NOT_FOR_USERS}
+    schema = {name for key, field in Core.model_fields.items() for name in spellings(key, field)}
+    found = {
+        folder: (name, set(paths_of(model)) if model else set()) for folder, name, model in plugins()
     }
-    schema = {
-        spelling
-        for name, field in AxolotlConfigWCapabilities.model_fields.items()
-        for spelling in spellings(name, field)
-    }
-    plugins: dict[str, Any] = {}
-    of_plugins: set[str] = set()
-    for folder, name, found in plugin_classes():
-        keys: set[str] = set()
-        if arguments := found().get_input_args():
-            module, _, cls = arguments.rpartition(".")
-            keys = set(paths_of(getattr(importlib.import_module(module), cls)))
-        of_plugins |= keys
-        plugins[folder] = {"name": name, "keys": sorted(keys - known)}
-    # The core also looks at keys of plugins (cut_cross_entropy); without the plugin these
-    # are dropped like any other.
-    borrowed = (raw - schema) & of_plugins
-    known -= borrowed
-    for folder, name, found in plugin_classes():
-        if arguments := found().get_input_args():
-            module, _, cls = arguments.rpartition(".")
-            keys = set(paths_of(getattr(importlib.import_module(module), cls)))
-            own = sorted(keys - known)
-            plugins[folder] = {"name": name, "keys": own}
+    # The core's validators also look at keys of plugins (liger_cross_entropy); where the
+    # plugin is not named, these are dropped like any other.
+    of_plugins = {path for _, keys in found.values() for path in keys}
+    borrowed = {path for path in core & of_plugins if path not in schema and "." not in path}
+    known = core - borrowed | READ_BY_LOAD_CFG
     return {
         "axolotl": importlib.metadata.version("axolotl"),
         "keys": sorted(known),
-        "plugins": dict(sorted(plugins.items())),
+        "plugins": {
+            folder: {"name": name, "keys": sorted(keys - known)}
+            for folder, (name, keys) in sorted(found.items())
+        },
     }
 
 

@@ -26,6 +26,7 @@ class Started:
     process: subprocess.Popen[str]
     run: Path
     before: set[Path]
+    dead: bool = False
 
     def session(self) -> Path | None:
         """The folder of this start's own session, once there is one."""
@@ -47,7 +48,7 @@ class Started:
             status = self.status()
             if condition(status):
                 return status
-            if self.process.poll() is not None:
+            if not self.dead and self.process.poll() is not None:
                 raise AssertionError(f"ended: {self.finish()}")
             time.sleep(0.02)
         raise AssertionError(f"never came: {self.status()}")
@@ -67,6 +68,12 @@ class Started:
 
     def signal(self, number: int = signal.SIGINT) -> None:
         self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9 of the command line alone."""
+        self.process.kill()
+        self.process.communicate()
+        self.dead = True
 
     def finish(self) -> tuple[int, str]:
         """Exit status and output; the test is at fault if it never ends."""

@@ -137,7 +137,7 @@ def _reached(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _precision(record: Mapping[str, Any]) -> str:
-    if record["base_rounded_to_4bit"]:
+    if record["rounded_to_4bit"]:
         return (
             "The base was trained in 4 bits (NF4). Its quantised layers hold those rounded values,"
             " so that the model answers as it did in training; embeddings, norms and the head"
@@ -151,8 +151,8 @@ def _proof(proof: Mapping[str, Any]) -> str:
         return "The result was not compared with base and adapter."
     weights = proof["weights"]
     text = (
-        f"Re-read and compared with base and adapter as peft computes them: {weights['compared']} of"
-        f" {weights['tensors']} tensors, largest difference {weights['max_difference']:.2g}."
+        f"Re-read and compared with base and adapter as peft computes them:"
+        f" {weights['compared']} of {weights['tensors']} tensors, largest difference {weights['max_difference']:.2g}."
     )
     if logits := proof.get("logits"):
         text += (

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from leviathan_train import adapters, card
 from leviathan_train import config as configs
@@ -353,18 +353,10 @@ def _working(goal: Path) -> Iterator[Path]:
         LeviathanError: another merge is writing the same goal.
     """
     folder = _workplace(goal)
-    while True:
+    lock = None
+    while lock is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            lock = (folder / "lock").open("a")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock.fileno()), (folder / "lock").stat()):
-                    break  # else a merge that ended took the folder away under our hands
-            except BlockingIOError:
-                raise LeviathanError(
-                    f"Another merge is writing {goal}.", "Wait for it, or name another:  --output DIR"
-                ) from None
+        lock = _lock(folder / "lock")
     with lock:
         try:
             if (folder / "replaced").exists() and not goal.exists():
@@ -375,6 +367,23 @@ def _working(goal: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(file: Path) -> IO[str] | None:
+    """Hold a lock file; None if a merge that ended took it away under our hands."""
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+        lock = stack.enter_context(file.open("a"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LeviathanError(
+                "Another merge is writing the same model.",
+                "Wait for it, or name another folder:  --output DIR",
+            ) from None
+        if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+            stack.pop_all()
+            return lock
+    return None
 
 
 @contextlib.contextmanager

@@ -127,8 +127,9 @@ def _missing_ranks(top: set[str], names: set[str]) -> Iterator[str]:
         yield "rng_state.pth is missing"
     elif ranks and (lost := set(range(world)) - ranks):
         yield f"rng_state_{min(lost)}.pth is missing"
-    if zero and (lost := set(range(max(zero) + 1)) - zero):
-        yield f"the optimizer's states of rank {min(lost)} are missing"
+    states = sum(name.endswith("_optim_states.pt") for name in names)
+    if zero and states < world:
+        yield f"the optimizer's states of {states} ranks are there instead of {world}"
 
 
 def _missing_shards(path: Path, index: str, stats: Mapping[str, Stat]) -> Iterator[str]:

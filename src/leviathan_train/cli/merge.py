@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import click
 
-from leviathan_train import config, merging, render
+from leviathan_train import adapters, config, merging, render
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
@@ -67,12 +68,11 @@ def merge(
     """
     found, cfg = _find(run, choice, quiet=json)
     goal = output or merging.MODELS / f"{found.name}-merged"
-    if not yes and not json and sys.stdin.isatty() and sys.stdout.isatty() and _is_model(goal):
-        yes = confirm(f"Replace {goal}?")
-        if not yes:
+    if not yes and not json and merging.is_model(goal) and sys.stdin.isatty():
+        if sys.stdout.isatty() and not (yes := confirm(f"Replace {goal}?")):
             raise Declined("Nothing was changed.")
     plan = merging.make_plan(
-        found, choice, cfg, goal, precision=precision, prove=prove, replace=yes
+        found, choice, goal, config=cfg, precision=precision, prove=prove, replace=yes
     )
     screen = _Screen(quiet=json)
     screen.line(f"Merging {plan.adapter.label} of {found.name} into {plan.base_name}")
@@ -89,16 +89,11 @@ def merge(
 
 def _find(target: str | None, choice: str, *, quiet: bool) -> tuple[Run, Config | None]:
     """The run that is meant, and its config if that was named."""
-    if target is None and "/" in choice and Path(choice).is_dir():
-        path = Path(choice)
-        return Run(path if (path / ".leviathan").is_dir() else path.absolute().parent), None
+    if target is None and (Path(choice) / "adapter_config.json").is_file():
+        return adapters.owner(Path(choice)), None
     found = find_run(target, quiet=quiet)
-    named = target and Path(target).suffix in {".yml", ".yaml"} and Path(target).is_file()
-    return found, config.load(Path(str(target))) if named else None
-
-
-def _is_model(goal: Path) -> bool:
-    return (goal / "config.json").is_file()
+    path = Path(target or "")
+    return found, config.load(path) if path.suffix in {".yml", ".yaml"} else None
 
 
 class _Screen:
@@ -108,7 +103,6 @@ class _Screen:
         self._quiet = quiet
         self._live = sys.stdout.isatty()
         self._drawn = False
-        self._phase = ""
 
     def line(self, text: str) -> None:
         self.close()
@@ -117,24 +111,20 @@ class _Screen:
 
     def show(self, now: Progress) -> None:
         """Draw what the merge does now."""
+        if self._quiet or (now.phase == "merging" and now.done == now.total):
+            return
         if now.phase == "loading":
             text = "Loading the libraries and the adapter..."
         elif now.phase == "merging":
-            if now.done == now.total:
-                return
             text = f"Merging shard {now.done + 1} of {now.total}: {now.detail}"
         else:
-            text = f"Proving: {now.done} of {now.total}"
-            if not self._live and now.done and now.done != now.total:
-                return
-        if self._quiet:
-            return
-        if not self._live:
-            print(text, flush=True)
-            return
-        sys.stdout.write(f"\r\033[K{text}")
-        sys.stdout.flush()
-        self._drawn = True
+            text = f"Proving: {now.done} of {now.total} {now.detail}"
+        if self._live:
+            sys.stdout.write(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}")
+            sys.stdout.flush()
+            self._drawn = True
+        elif now.phase != "proving" or now.done == 0:
+            print(text.rstrip(), flush=True)
 
     def close(self) -> None:
         """Take the drawn line away."""

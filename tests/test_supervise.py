@@ -1,0 +1,96 @@
+"""Windows of the day and restarts, with a clock that the test turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pytest
+
+from leviathan_train.errors import UsageError
+from leviathan_train.run import End, Ending
+from leviathan_train.supervise import END_OF_TIME, Window, supervise
+
+
+@dataclass
+class Clock:
+    time: datetime
+
+    def now(self) -> datetime:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+def end(kind: Ending, step: int | None = None, why: str = "") -> End:
+    return End(kind, step, None, why, 0.0)
+
+
+def test_a_window_may_pass_midnight() -> None:
+    window = Window.parse("20:00-08:00")
+    day = datetime(2026, 3, 4)
+    assert window.closes(day.replace(hour=23)) == datetime(2026, 3, 5, 8)
+    assert window.closes(day.replace(hour=3)) == datetime(2026, 3, 4, 8)
+    assert window.closes(day.replace(hour=8)) is None
+    assert window.opens(day.replace(hour=12)) == datetime(2026, 3, 4, 20)
+    assert window.opens(day.replace(hour=21)) == datetime(2026, 3, 5, 20)
+
+
+@pytest.mark.parametrize("text", ["20:00", "20-08", "08:00-08:00", "25:00-08:00", "a-b"])
+def test_what_is_no_window_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        Window.parse(text)
+
+
+def test_training_goes_on_night_after_night_until_it_is_finished() -> None:
+    clock, nights, told = Clock(datetime(2026, 3, 4, 12)), [], []
+
+    def start(until: float | None) -> End:
+        assert until is not None
+        nights.append((clock.time, datetime.fromtimestamp(until)))
+        if len(nights) == 3:
+            return end("finished", 30)
+        clock.time = datetime.fromtimestamp(until) - timedelta(minutes=1)
+        return end("paused", 10 * len(nights), END_OF_TIME)
+
+    last = supervise(
+        start, told.append, window=Window.parse("20:00-08:00"), now=clock.now, sleep=clock.sleep
+    )
+    assert last.kind == "finished"
+    assert [begin.hour for begin, _ in nights] == [20, 20, 20]
+    assert [close.day for _, close in nights] == [5, 6, 7]
+    assert "waiting until 2026-03-04 20:00" in told[0]
+
+
+def test_a_pause_by_a_person_ends_the_window_too() -> None:
+    clock = Clock(datetime(2026, 3, 4, 22))
+    last = supervise(
+        lambda until: end("paused", 5, "Ctrl+C"),
+        print,
+        window=Window.parse("20:00-08:00"),
+        now=clock.now,
+        sleep=clock.sleep,
+    )
+    assert last.why == "Ctrl+C"
+
+
+@pytest.mark.parametrize(
+    ("steps", "allowed", "starts"),
+    [([None, None, None], 2, 3), ([10, 20, 30, 30, 30], 2, 5), ([5], 0, 1)],
+)
+def test_restarts_are_counted_without_progress(
+    steps: list[int | None], allowed: int, starts: int
+) -> None:
+    clock, ends = Clock(datetime(2026, 3, 4)), iter(steps)
+    began = []
+
+    def start(until: float | None) -> End:
+        began.append(until)
+        return end("crashed", next(ends), "CUDA error")
+
+    last = supervise(
+        start, lambda line: None, max_restarts=allowed, now=clock.now, sleep=clock.sleep
+    )
+    assert last.kind == "crashed"
+    assert len(began) == starts
