@@ -434,6 +434,7 @@ def test_any_change_of_a_sealed_checkpoint_is_found(small: Path, data: DataObjec
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
 
+@settings(max_examples=50)
 @given(
     facts=st.builds(Facts, step=st.integers(0), loss=numbers, eval_loss=numbers),
     config=st.dictionaries(
