@@ -120,6 +120,7 @@ NO_EFFECT: Mapping[str, str] = {
     "auto_resume_from_checkpoints": "the checkpoint is chosen before the launch",
     "output_dir": "it names the run",
     "plugins": "our plugin is always added",
+    "save_only_model": "every checkpoint is one to resume from",
     "dataset_prepared_path": "the same rows are prepared elsewhere",
 }
 

@@ -32,6 +32,9 @@ _TAIL = 200_000
 _MARGIN = 15.0
 """Seconds after the trainer's own deadline at which the command line ends it."""
 
+_LINGER = 120.0
+"""Seconds that a trainer which has recorded its end may take for its exit handlers."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -112,10 +115,13 @@ def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
 
     torch's elastic agent would answer SIGTERM by a traceback and by killing its ranks after
     30 s; left to the ranks, it is a pause (`PET_` is torchrun's prefix for its options).
+    Axolotl's telemetry is off unless the user sets `AXOLOTL_DO_NOT_TRACK=0`: without a
+    network it keeps a finished trainer alive for minutes.
     """
     return dict(base) | {
         SESSION_ENV: str(session.path),
         "PYTHONUNBUFFERED": "1",
+        "AXOLOTL_DO_NOT_TRACK": base.get("AXOLOTL_DO_NOT_TRACK", "1"),
         "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
         "TQDM_DISABLE": base.get("TQDM_DISABLE", "1"),
     }
@@ -246,6 +252,8 @@ class Training:
                 break
             if self._asked and time.time() > self._asked + self._grace + _MARGIN:
                 self._end_hard(f"it did not end within {self._grace:.0f} s")
+            if (end := self.session.end) and time.time() > end.at + _LINGER:
+                self.session.kill()
             time.sleep(_POLL)
         self._show()
         self.session.kill()  # data workers and other orphans, if any

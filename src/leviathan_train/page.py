@@ -114,7 +114,7 @@ class Page:
         silent = now.at - now.heard if now.heard and now.training else 0.0
         if now.asked:
             left = now.asked.at + now.asked.grace - now.at
-            ends = f"ends hard in {duration(left)} if it has to" if left > 0 else "ending hard"
+            ends = f"ends within {duration(left)}" if left > 0 else "ending hard"
             ago = duration(max(0.0, now.at - now.asked.at))
             return _text((f"Asked by {now.asked.by} {ago} ago; {ends}.", _NOTE))
         if silent > _SILENT_FROM:
@@ -135,19 +135,23 @@ class Page:
     def _foot(self, width: int, wide: bool) -> list[Text]:
         name = run_argument(self.now)
         pause, save = f"leviathan pause {name}", f"leviathan save {name}"
-        leave: Parts = [("q", _VALUE), " closes this screen"]
-        if wide:
-            commands: Parts = [(pause, _VALUE), "  save and stop      ", (save, _VALUE)]
-            left = _text(*commands, "  save and go on")
-            return [_text(), _justified(left, _text(*leave, "; the training goes on"), width)]
+        leave = _text(("q", _VALUE), " closes this screen; the training goes on")
+        one = _text((pause, _VALUE), "  save and stop      ", (save, _VALUE), "  save and go on")
+        if wide and one.cell_len + leave.cell_len + 2 <= width:
+            return [_text(), _justified(one, leave, width)]
+        two = _text((save, _VALUE), "   save and go on")
+        short = _text(("q", _VALUE), " closes this screen")
+        fits = two.cell_len + leave.cell_len + 2 <= width
         return [
             _text(),
             _text((pause, _VALUE), "  save and stop"),
-            _justified(_text((save, _VALUE), "   save and go on"), _text(*leave), width),
+            _justified(two, leave if fits else short, width),
         ]
 
     def _narrow(self, width: int, height: int) -> list[Text]:
         facts = self._facts(width, process=height >= 24)
+        if height - len(facts) >= 12:
+            facts.insert(0, _text())
         left = height - len(facts)
         told = self._told(min(8, left - 16)) if left >= 20 else []
         return [*self._loss(width, left - len(told)), *facts, *told]
@@ -253,6 +257,9 @@ class Page:
             facts.append(("GPU memory", [(size(now.gpu_memory_bytes), _VALUE), " by the trainer"]))
         facts.append(("Next save", self._next_save()))
         facts.append(("Last seal", self._last_seal()))
+        if now.until and now.training:
+            left = duration(max(0.0, now.until - now.at))
+            facts.append(("Pauses by", [(_moment(now.until, now.at), _VALUE), f", in {left}"]))
         facts.append(("Disk", self._disk()))
         facts.append(("Session", self._session()))
         if process and now.training and now.pid:
@@ -283,10 +290,6 @@ class Page:
             left = duration(max(0.0, now.next_save_at - now.at))
             due = _moment(now.next_save_at, now.at)
             parts += [", or " if parts else "", (f"at {due}", _VALUE), f" in {left}"]
-        if now.until:
-            left = duration(max(0.0, now.until - now.at))
-            parts += ["; pauses by " if parts else "pauses by "]
-            parts += [(_moment(now.until, now.at), _VALUE), f" in {left}"]
         return parts or ["-"]
 
     def _last_seal(self) -> list[Part]:

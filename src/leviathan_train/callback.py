@@ -1,0 +1,489 @@
+"""What happens inside the training loop: save, seal, pause and restore.
+
+Line references are to transformers 5.16.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import threading
+import time
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+import leviathan_train
+from leviathan_train import checkpoints, restore, retention
+from leviathan_train.checkpoints import Facts, Seal
+from leviathan_train.config import Config, input_facts, redact
+from leviathan_train.errors import LeviathanError
+from leviathan_train.files import read_json, sync_file, sync_folder, write_json
+from leviathan_train.life import Life, leave_process
+from leviathan_train.retention import Policy
+from leviathan_train.run import End, Run
+from leviathan_train.seam import Seam
+
+INLINE_SEAL_BYTES = 1 << 30
+"""Above this a checkpoint is hashed beside the training: below, the wait is under a second."""
+
+LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
+
+# On several CPU ranks transformers loads the optimizer with `map_location="cpu:0"`
+# (trainer.py, `_load_optimizer_and_scheduler`), a location that torch 2.13 does not know.
+torch.serialization.register_package(
+    100, lambda _: None, lambda storage, at: storage if re.fullmatch(r"cpu:\d+", at) else None
+)
+
+
+class LeviathanCallback(TrainerCallback):
+    """Saves, seals, pauses and restores inside the training loop.
+
+    A pause leaves the process from `on_save` (or from the evaluation that it breaks off),
+    before anything that belongs to a finished training can happen.
+    """
+
+    def __init__(self, life: Life, trainer: Any, cfg: Any, config: Config) -> None:
+        self.life = life
+        self.trainer = trainer
+        self.cfg = cfg
+        self.config = config
+        self.fresh: list[restore.Group] | None = None
+        self.schedule_steps = 0
+        self.pausing = False
+        self.evaluation_owed = False
+        self.group: Any = None
+        self.sealing: threading.Thread | None = None
+        self.seal_error: BaseException | None = None
+        self.began = self.saved_at = time.monotonic()
+        self.trained_before = 0.0
+        self.step_began = 0.0
+        self.seam: Seam | None = None
+        self.durations: deque[float] = deque(maxlen=50)
+        args = trainer.args
+        if args.load_best_model_at_end and cfg.leviathan_keep_best is False:
+            raise LeviathanError(
+                "leviathan_keep_best: false would delete what load_best_model_at_end needs."
+            )
+        self.policy = (
+            Policy(
+                args.save_total_limit,
+                cfg.leviathan_keep_every,
+                cfg.leviathan_keep_best is not False,
+            )
+            if args.save_total_limit
+            else None
+        )
+        if args.save_only_model:
+            args.save_only_model = False
+            life.say("save_only_model has no effect: every checkpoint can be resumed from.")
+        # Rotation goes by mtime, before the new checkpoint is safe (trainer.py:3148).
+        args.save_total_limit = None
+        self.resumed = self._resumed_checkpoint()
+        if self.resumed:
+            # A full evaluation before the first step; it also repacks 4-bit weights.
+            args.eval_on_start = False
+            self._skip_loop_if_done()
+            self._drop_replayed_steps()
+        self._wrap_save()
+
+    # -- before the first step -------------------------------------------------------
+
+    def _resumed_checkpoint(self) -> Path | None:
+        named = self.cfg.resume_from_checkpoint
+        expected = self.life.session.launch.get("resume_step")
+        if not named:
+            if expected is not None:
+                raise LeviathanError(
+                    f"The trainer was to resume at step {expected} but got no checkpoint."
+                )
+            return None
+        path = Path(str(named))
+        if self.life.rank == 0:
+            found = checkpoints.inspect(Run(path.absolute().parent), path.absolute())
+            if not found.intact:
+                raise LeviathanError(f"{path} is not intact: {found.reason}.")
+        return path
+
+    def _skip_loop_if_done(self) -> None:
+        """A checkpoint of the last step needs no step more, but the loop would train one."""
+        state = read_json(self.resumed / "trainer_state.json") if self.resumed else None
+        limit = self.trainer.args.max_steps
+        if state and limit > 0 and state.get("global_step", 0) >= limit:
+            self.trainer._run_epoch = lambda **kwargs: None
+
+    def _drop_replayed_steps(self) -> None:
+        """Let TensorBoard forget what was logged after the checkpoint by a session that died."""
+        folder = os.environ.get("TENSORBOARD_LOGGING_DIR")
+        match = re.search(r"checkpoint-(\d+)$", str(self.resumed))
+        for callback in self.trainer.callback_handler.callbacks:
+            if (
+                isinstance(callback, TensorBoardCallback)
+                and folder
+                and match
+                and not self.life.rank
+            ):
+                from torch.utils.tensorboard import SummaryWriter
+
+                callback.tb_writer = SummaryWriter(folder, purge_step=int(match[1]) + 1)
+
+    def _wrap_save(self) -> None:
+        original = self.trainer._save_checkpoint
+
+        def save(model: Any, trial: Any, **kwargs: Any) -> Any:
+            self._join_sealing()
+            path = self._checkpoint()
+            if self.life.rank == 0:
+                checkpoints.unseal(path)
+                self.life.run.begin_save(path.name)
+            self.life.phase("saving")
+            began = time.monotonic()
+            try:
+                return original(model, trial, **kwargs)
+            finally:
+                self.saved_at = time.monotonic()
+                deadline = self.life.watch.deadline
+                deadline.save_seconds = max(deadline.save_seconds, self.saved_at - began)
+
+        self.trainer._save_checkpoint = save
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        watch = self.life.watch
+        if self.life.world_size > 1 and dist.is_initialized():
+            self.group = dist.new_group(backend="gloo")
+        seal = self._restore(state) if self.resumed else None
+        # transformers keeps the checkpoint's own intervals (trainer.py:1578).
+        state.compute_steps(args, state.max_steps)
+        watch.last_step = state.global_step or None
+        watch.tell(step=state.global_step, max_steps=state.max_steps, epoch=state.epoch)
+        if self.life.rank == 0:
+            self._write_begin(state)
+        watch.take_signals()
+        watch.may_leave = False
+        if seal and seal.trainer.get("evaluation_owed"):
+            self._make_up_evaluation()
+        self.life.phase("training")
+        self.began = self.saved_at = time.monotonic()
+        self.step_began = time.perf_counter()
+
+    def _restore(self, state: Any) -> Seal | None:
+        checkpoint = self.resumed
+        assert checkpoint is not None
+        life, trainer = self.life, self.trainer
+        expected = life.session.launch.get("resume_step")
+        if expected is not None and state.global_step != expected:
+            raise LeviathanError(
+                f"The trainer stands at step {state.global_step} instead of {expected}."
+            )
+        life.say(f"Loading checkpoint: {checkpoint}")
+        if life.rank == 0:
+            for name in restore.prove_loaded(trainer, checkpoint):
+                life.say(f"✅ Loaded {name}")
+        seal = Seal.from_json(read_json(checkpoint / checkpoints.SEAL))
+        restore.restore_callbacks(trainer)
+        counts = restore.counts(trainer)
+        changed = None
+        if self.fresh is not None:
+            changed = restore.apply_settings(trainer, self.fresh, self.schedule_steps)
+            if changed:
+                life.say(f"Now as the config says: {changed}")
+        self.seam = Seam(
+            step=state.global_step,
+            before=list(state.log_history),
+            optimizer_steps=counts[0],
+            schedule_steps=counts[1],
+            expected_rate=float(trainer.optimizer.param_groups[0]["lr"]),
+            memory_before=seal.trainer.get("gpu_memory") if seal else None,
+            changed=bool(changed),
+        )
+        if seal:
+            sums = seal.trainer.get("loss_sums") or []
+            if len(sums) == life.world_size:
+                restore.set_loss_sums(trainer, sums[life.rank])
+            self.trained_before = seal.seconds_trained
+        life.watch.last_checkpoint = checkpoint.name
+        life.watch.tell(last_checkpoint=checkpoint.name)
+        return seal
+
+    def _make_up_evaluation(self) -> None:
+        """The evaluation that a pause broke off, so that the log has no gap."""
+        self.evaluation_owed = True
+        self.life.phase("evaluating")
+        trainer = self.trainer
+        metrics = trainer._evaluate(None, None)
+        trainer._determine_best_metric(metrics=metrics, trial=None)
+        self.evaluation_owed = False
+
+    def _write_begin(self, state: Any) -> None:
+        facts = checkpoints.facts_of(vars(state)) if state.log_history else Facts(state.global_step)
+        write_json(
+            self.life.session.path / "begin.json",
+            {"at": time.time(), "first_step": state.global_step, "facts": asdict(facts)},
+        )
+
+    # -- the loop --------------------------------------------------------------------
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.pausing:  # no save came at the step's end, as after save_strategy: best
+            self._save_and_leave()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self._measure(now - self.step_began, state)
+        self.step_began = now
+        pause, save = self._agree()
+        if pause and state.global_step < state.max_steps:
+            self.pausing = True
+            epoch_ends = state.epoch is not None and float(state.epoch).is_integer()
+            # At an epoch's end its evaluation is still to come; see `on_epoch_end`.
+            if control.should_evaluate or not epoch_ends:
+                control.should_save = True
+        elif save:
+            control.should_save = True
+        if control.should_evaluate:
+            self.life.phase("evaluating")
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.pausing:
+            control.should_save = True
+        if control.should_evaluate:
+            self.life.phase("evaluating")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A pause breaks an evaluation off; its first batch is drawn, so that the RNG is too."""
+        if self.pausing or self._agree()[0]:
+            self.evaluation_owed = True
+            self._save_and_leave()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.life.phase("training")
+        self.step_began = time.perf_counter()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        logs = logs or {}
+        shown = [_format(key, logs[key]) for key in SHOWN if isinstance(logs.get(key), int | float)]
+        if "loss" in logs or "eval_loss" in logs:
+            self.life.say(f"Step {state.global_step}: {' '.join(shown)}")
+        known = {
+            key: logs[key]
+            for key in ("loss", "eval_loss", "grad_norm", "learning_rate")
+            if key in logs
+        }
+        memory = gpu_memory()
+        self.life.watch.tell(**known, gpu_memory_bytes=memory)
+        if self.seam and "loss" in logs:
+            self.seam.add({**logs, "step": state.global_step}, memory)
+            self._judge_seam(self.seam)
+
+    def _judge_seam(self, seam: Seam) -> None:
+        verdict = seam.verdict()
+        if self.life.rank == 0:
+            write_json(self.life.session.path / "seam.json", asdict(verdict))
+        if verdict.word != "too early":
+            sign = "✅" if verdict.word == "continuous" else "⚠️ "
+            self.life.say(f"{sign} Resume at step {seam.step}: {verdict.word}: {verdict.cause}")
+            self.seam = None
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        sums = self._gather(restore.loss_sums(self.trainer))
+        self._barrier()  # rank 0 may be here before rank 1 has written its RNG state
+        if self.life.rank == 0:
+            self._seal(sums)
+        if self._agree()[0] and state.global_step < state.max_steps:
+            self.pausing = True
+        if self.pausing:
+            self._leave()
+        self.life.watch.save = False
+        self.life.phase("training")
+        self.step_began = time.perf_counter()
+
+    def _measure(self, seconds: float, state: Any) -> None:
+        self.durations.append(seconds)
+        mean = sum(self.durations) / len(self.durations)
+        watch = self.life.watch
+        watch.last_step = state.global_step
+        watch.deadline.step_seconds = max(self.durations)
+        if self.life.rank == 0:
+            minutes = self.cfg.leviathan_save_minutes
+            next_at = (
+                self.saved_at + minutes * 60 - time.monotonic() + time.time() if minutes else None
+            )
+            watch.tell(
+                step=state.global_step,
+                max_steps=state.max_steps,
+                epoch=state.epoch,
+                steps_per_second=1 / mean if mean else None,
+                eta_seconds=(state.max_steps - state.global_step) * mean,
+                next_save_step=self._next_save(state),
+                next_save_at=next_at,
+            )
+
+    def _next_save(self, state: Any) -> int | None:
+        if str(self.trainer.args.save_strategy.value) != "steps" or not state.save_steps:
+            return None
+        every = int(state.save_steps)
+        return min((int(state.global_step) // every + 1) * every, int(state.max_steps))
+
+    def _agree(self) -> tuple[bool, bool]:
+        """Whether any rank was asked to pause, and whether to save now: the same on all ranks."""
+        watch, minutes = self.life.watch, self.cfg.leviathan_save_minutes
+        pause = watch.pause is not None
+        save = watch.save or bool(minutes and time.monotonic() - self.saved_at > minutes * 60)
+        if self.group is None:
+            return pause, save
+        flags = torch.tensor([int(pause), int(save)], dtype=torch.int32)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
+        return bool(flags[0]), bool(flags[1])
+
+    # -- saving and leaving ----------------------------------------------------------
+
+    def _checkpoint(self) -> Path:
+        return self.life.run.checkpoint(self.trainer.state.global_step)
+
+    def _save_and_leave(self) -> NoReturn:
+        self.pausing = True
+        path = self._checkpoint()
+        self._join_sealing()
+        if not checkpoints.is_sealed(path):
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            sums = self._gather(restore.loss_sums(self.trainer))
+            self._barrier()
+            if self.life.rank == 0:
+                self._seal(sums)
+        self._leave()
+
+    def _seal(self, sums: list[list[float]]) -> None:
+        path, run = self._checkpoint(), self.life.run
+        state = self.trainer.state
+        seal = Seal(
+            facts=checkpoints.facts_of(vars(state)),
+            time=time.time(),
+            seconds_trained=self.trained_before + time.monotonic() - self.began,
+            world_size=self.life.world_size,
+            versions=versions(),
+            config=redact(dict(self.config.values)),
+            trainer={
+                "loss_sums": sums,
+                "evaluation_owed": self.evaluation_owed,
+                "inputs": input_facts(self.config),
+                "gpu_memory": gpu_memory(),
+            },
+        )
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if size <= INLINE_SEAL_BYTES or self.pausing:
+            self._seal_now(run, path, seal)
+        else:
+            self.sealing = threading.Thread(target=self._seal_beside, args=(run, path, seal))
+            self.sealing.start()
+
+    def _seal_beside(self, run: Run, path: Path, seal: Seal) -> None:
+        try:
+            self._seal_now(run, path, seal)
+        except BaseException as error:
+            self.seal_error = error
+
+    def _seal_now(self, run: Run, path: Path, seal: Seal) -> None:
+        checkpoints.write_seal(run, path, seal)
+        self.life.watch.last_checkpoint = path.name
+        self.life.watch.tell(last_checkpoint=path.name, last_checkpoint_at=time.time())
+        if self.policy:
+            for item in retention.plan(checkpoints.scan(run), self.policy):
+                if not item.keep:
+                    retention.delete(run, item.checkpoint)
+
+    def _join_sealing(self) -> None:
+        if self.sealing:
+            self.sealing.join()
+            self.sealing = None
+        if self.seal_error:
+            raise self.seal_error
+
+    def _leave(self) -> NoReturn:
+        """End the process after a pause; the checkpoint is re-read before anything is claimed."""
+        life, step = self.life, self.trainer.state.global_step
+        self._join_sealing()
+        path = self._checkpoint()
+        if life.rank == 0:
+            found = checkpoints.inspect(life.run, path, always_read=True)
+            if not found.intact:
+                raise LeviathanError(f"{path} was not written as it should be: {found.reason}.")
+            life.say(f"Checkpoint saved to {life.shown / path.name}")
+            life.say("Training stopped gracefully.")
+            why = life.watch.pause.by if life.watch.pause else "another rank"
+            life.session.close(End("paused", step, path.name, why, time.time()))
+        self._barrier()
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer:
+                callback.tb_writer.close()
+        life.watch.close()
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        leave_process()
+
+    def finish(self) -> None:
+        """Keep the final adapter as `checkpoint-final` and record that training is done."""
+        self._join_sealing()
+        life, step = self.life, self.trainer.state.global_step
+        if self.cfg.adapter:
+            keep_final(life.run)
+        last = life.watch.last_checkpoint
+        life.session.close(End("finished", step, last, "training ended by itself", time.time()))
+        life.say(f"Training finished at step {step}.")
+
+    def _gather(self, value: list[float]) -> list[list[float]]:
+        if self.group is None:
+            return [value]
+        gathered: list[Any] = [None] * self.life.world_size
+        dist.all_gather_object(gathered, value, group=self.group)
+        return gathered
+
+    def _barrier(self) -> None:
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
+
+SHOWN = ("loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
+
+
+def _format(key: str, value: float) -> str:
+    form = {"learning_rate": ".3e", "epoch": ".4g", "grad_norm": ".3g"}.get(key, ".4f")
+    return f"{key}={value:{form}}"
+
+
+def gpu_memory() -> int | None:
+    """Bytes that this process holds on its GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.memory_reserved())
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that a checkpoint depends on."""
+    found = {"leviathan": leviathan_train.__version__}
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def keep_final(run: Run) -> None:
+    """Copy the final adapter and its tokenizer to `checkpoint-final`, replaced in one rename."""
+    temporary = run.path / ".leviathan-final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for file in run.path.iterdir():
+        if file.is_file() and not file.name.startswith(".") and file.suffix != ".log":
+            shutil.copy2(file, temporary / file.name)
+            sync_file(temporary / file.name)
+    sync_folder(temporary)
+    if run.final.exists():
+        retention.remove_tree(run.final, run.path / ".leviathan-deleting-checkpoint-0")
+    temporary.rename(run.final)
+    sync_folder(run.path)

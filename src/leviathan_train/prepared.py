@@ -1,0 +1,62 @@
+"""The tokenised rows that Axolotl keeps: never half-written, never older than their files.
+
+In the trainer's process; Axolotl's own names are imported where they are needed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.files import read_json, write_json
+
+
+def sources_file(cfg: Any) -> Path:
+    """Where size and time of the files behind the prepared rows are kept."""
+    from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
+
+    prepared = Path(str(cfg.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH))
+    return prepared / "leviathan-sources.json"
+
+
+def remember(cfg: Any, facts: dict[str, Any]) -> None:
+    """Note the size and time of the files that the rows are prepared from."""
+    write_json(sources_file(cfg), (read_json(sources_file(cfg)) or {}) | facts)
+
+
+def is_stale(cfg: Any, facts: dict[str, Any]) -> bool:
+    """Whether a data file has changed since rows were prepared from it.
+
+    The prepared folder's name hashes the config only, so Axolotl would not notice.
+    """
+    known = read_json(sources_file(cfg)) or {}
+    return any(path in known and known[path] != found for path, found in facts.items())
+
+
+def discard_half_prepared(cfg: Any) -> None:
+    """Remove tokenised rows that a kill left half-written, so that they are made anew.
+
+    `save_to_disk` writes `state.json` last; Axolotl (utils/data/shared.py,
+    `load_preprocessed_dataset`) takes any folder that is not empty for a whole one. A
+    folder that another process is writing is protected by Axolotl's own lock.
+    """
+    from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
+    from axolotl.utils.data.lock import LOCK_FILE_NAME
+    from filelock import FileLock, Timeout
+
+    prepared = Path(str(cfg.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH))
+    if not prepared.is_dir():
+        return
+    try:
+        with FileLock(prepared / LOCK_FILE_NAME, timeout=0):
+            for folder in prepared.iterdir():
+                if not re.fullmatch(r"[0-9a-f]{32}", folder.name) or not folder.is_dir():
+                    continue
+                if not any(
+                    (folder / name).exists() for name in ("state.json", "dataset_dict.json")
+                ):
+                    shutil.rmtree(folder)
+    except Timeout:
+        return
