@@ -34,6 +34,8 @@ TARGET = Path(__file__).resolve().parents[1] / "src" / "leviathan_train" / "axol
 
 # Read by axolotl/cli/config.py (`load_cfg`) before validation, or set there for all to read.
 READ_BY_LOAD_CFG = {"axolotl_config_path", "plugins", "strict", "use_ray"}
+# Taken off before validation (utils/schemas/validation.py, `check_fsdp_config_kwargs_prefix`).
+FSDP, FSDP_PREFIX = "fsdp_config.", "fsdp_"
 # Put into the config by `load_cfg` itself: what a file says there is overwritten.
 NOT_FOR_USERS = {"capabilities", "env_capabilities"}
 
@@ -195,9 +197,11 @@ def generate() -> dict[str, Any]:
     from axolotl.utils.schemas.config import AxolotlConfigWCapabilities as Core
 
     core = {path for path in paths_of(Core) if path.split(".")[0] not in NOT_FOR_USERS}
+    core |= {path.replace(FSDP, FSDP + FSDP_PREFIX, 1) for path in core if path.startswith(FSDP)}
     schema = {name for key, field in Core.model_fields.items() for name in spellings(key, field)}
     found = {
-        folder: (name, set(paths_of(model)) if model else set()) for folder, name, model in plugins()
+        folder: (name, set(paths_of(model)) if model else set())
+        for folder, name, model in plugins()
     }
     # The core's validators also look at keys of plugins (liger_cross_entropy); where the
     # plugin is not named, these are dropped like any other.

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
 from driver import (
     LEVIATHAN,
     Started,
@@ -34,9 +35,9 @@ from driver import (
     train,
     training_state,
 )
-
 from leviathan_train import checkpoints
 from leviathan_train.run import Run
+from leviathan_train.supervise import END_OF_TIME
 
 FIRST, LAST = 3, 16
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +114,7 @@ class Bench:
         elif way == "until":
             session = started.session()
             assert session
-            request = {"kind": "pause", "by": "the end of its time", "at": time.time(), "grace": 300}
+            request = {"kind": "pause", "by": END_OF_TIME, "at": time.time(), "grace": 300}
             (session / "request.tmp").write_text(json.dumps(request))
             (session / "request.tmp").rename(session / "request.json")
         else:

@@ -63,9 +63,7 @@ def test_an_interrupted_save_is_named_as_one_before_it_is_sealed(tmp_path: Path)
     assert look(path).state == "intact"
 
 
-@pytest.mark.parametrize(
-    "name", ["optimizer.pt", "adapter_model.safetensors", "rng_state.pth"]
-)
+@pytest.mark.parametrize("name", ["optimizer.pt", "adapter_model.safetensors", "rng_state.pth"])
 @pytest.mark.parametrize("fault", ["deleted", "emptied"])
 def test_a_broken_checkpoint_is_refused_and_stays_as_it_was(
     tmp_path: Path, name: str, fault: str

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pexpect
 import pytest
+
 from conftest import MakeConfig
 from driver import LEVIATHAN, PATIENCE, pause_at
-
 from leviathan_train import checkpoints
 from leviathan_train.run import Run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import MakeConfig
-from driver import leviathan, pause_at, processes_of, start, train
+from driver import LEVIATHAN, leviathan, pause_at, processes_of, start, train
 from leviathan_train import checkpoints
 from leviathan_train.run import Run
 
@@ -22,6 +23,10 @@ pytestmark = pytest.mark.train
 
 def intact_steps(run: Path) -> list[int]:
     return [found.step for found in checkpoints.scan(Run(run), always_read=True) if found.intact]
+
+
+def step_of_newest(run: Path) -> int:
+    return checkpoints.folders(Run(run))[-1][0]
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +105,44 @@ def test_a_dead_command_line_leaves_a_training_that_can_be_paused(
     assert not processes_of(tmp_path / "run")
     assert intact_steps(tmp_path / "run")
     resumed = start(config, env=env)
-    resumed.step(1)
+    resumed.step(step_of_newest(tmp_path / "run") + 1)
     resumed.signal(signal.SIGHUP)  # a closed terminal is no reason to stop
     resumed.step(resumed.status()["step"] + 3)
     resumed.signal()
     resumed.signal()  # twice: ended at once
     assert resumed.finish()[0] == 75
     assert not processes_of(tmp_path / "run")
+
+
+def test_another_host_reaches_a_run_through_the_shared_folder(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, max_steps=2000, num_epochs=500)
+
+    def elsewhere(*args: str) -> subprocess.CompletedProcess[str]:
+        script = 'hostname elsewhere && exec "$0" "$@"'
+        return subprocess.run(
+            ["unshare", "--uts", "sh", "-c", script, LEVIATHAN, *args],
+            cwd=tmp_path,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+
+    if elsewhere("--version").returncode:
+        pytest.skip("no right to take another host name")
+    started = start(config, env=env)
+    started.step(3)
+    assert json.loads(elsewhere("status", "run", "--json").stdout)["phase"] == "training"
+    refused = elsewhere("train", str(config))
+    assert refused.returncode == 1
+    assert socket.gethostname() in refused.stderr
+    asked = elsewhere("pause", "run")
+    assert asked.returncode == 0
+    assert f"trains on {socket.gethostname()}. The request is left there" in asked.stdout
+    assert started.finish()[0] == 75
+    assert json.loads(elsewhere("status", "run", "--json").stdout)["phase"] == "paused"
 
 
 def test_a_trainer_that_hangs_ends_within_its_grace(

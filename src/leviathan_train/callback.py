@@ -11,7 +11,6 @@ import re
 import shutil
 import threading
 import time
-from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,7 +66,7 @@ class LeviathanCallback(TrainerCallback):
         self.trained_before = 0.0
         self.step_began = 0.0
         self.seam: Seam | None = None
-        self.durations: deque[float] = deque(maxlen=50)
+        self.mean_seconds = 0.0
         args = trainer.args
         if args.load_best_model_at_end and cfg.leviathan_keep_best is False:
             raise LeviathanError(
@@ -167,6 +166,7 @@ class LeviathanCallback(TrainerCallback):
         if self.life.rank == 0:
             self._write_begin(state)
         watch.take_signals()
+        watch.describe = self._describe
         watch.may_leave = False
         if seal and seal.trainer.get("evaluation_owed"):
             self._make_up_evaluation()
@@ -237,7 +237,7 @@ class LeviathanCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.perf_counter()
-        self._measure(now - self.step_began, state)
+        self._measure(now - self.step_began, state.global_step)
         self.step_began = now
         pause, save = self._agree()
         if pause and state.global_step < state.max_steps:
@@ -307,26 +307,27 @@ class LeviathanCallback(TrainerCallback):
         self.life.phase("training")
         self.step_began = time.perf_counter()
 
-    def _measure(self, seconds: float, state: Any) -> None:
-        self.durations.append(seconds)
-        mean = sum(self.durations) / len(self.durations)
+    def _measure(self, seconds: float, step: int) -> None:
+        """Note a step's time; runs in every step, so the rest is left to `_describe`."""
+        self.mean_seconds += (seconds - self.mean_seconds) * (0.05 if self.mean_seconds else 1.0)
         watch = self.life.watch
-        watch.last_step = state.global_step
-        watch.deadline.step_seconds = max(self.durations)
-        if self.life.rank == 0:
-            minutes = self.cfg.leviathan_save_minutes
-            next_at = (
-                self.saved_at + minutes * 60 - time.monotonic() + time.time() if minutes else None
-            )
-            watch.tell(
-                step=state.global_step,
-                max_steps=state.max_steps,
-                epoch=state.epoch,
-                steps_per_second=1 / mean if mean else None,
-                eta_seconds=(state.max_steps - state.global_step) * mean,
-                next_save_step=self._next_save(state),
-                next_save_at=next_at,
-            )
+        watch.last_step = step
+        watch.deadline.step_seconds = max(seconds, 0.99 * watch.deadline.step_seconds)
+
+    def _describe(self) -> dict[str, Any]:
+        """The status of the moment; called by the watching thread, once a second at most."""
+        state, mean = self.trainer.state, self.mean_seconds
+        minutes = self.cfg.leviathan_save_minutes
+        since = time.monotonic() - self.saved_at
+        return {
+            "step": state.global_step,
+            "max_steps": state.max_steps,
+            "epoch": state.epoch,
+            "steps_per_second": 1 / mean if mean else None,
+            "eta_seconds": (state.max_steps - state.global_step) * mean if mean else None,
+            "next_save_step": self._next_save(state),
+            "next_save_at": time.time() + minutes * 60 - since if minutes else None,
+        }
 
     def _next_save(self, state: Any) -> int | None:
         if str(self.trainer.args.save_strategy.value) != "steps" or not state.save_steps:

@@ -7,10 +7,11 @@ judged by `structure`. Nothing here unpickles or imports torch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,12 +53,16 @@ class Checkpoint:
     reason: str
     bytes: int
     modified: float
-    seal: Seal | None = None
-    files: Mapping[str, int] | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @functools.cached_property
+    def seal(self) -> Seal | None:
+        """What its seal says, read when it is first asked for; None without a readable one."""
+        return Seal.from_json(read_json(self.path / SEAL))
 
     @property
     def intact(self) -> bool:
@@ -121,7 +126,7 @@ def inspect(
         stats = seals.file_stats(path)
     except OSError as error:
         reason = seals.unreadable(os.path.relpath(error.filename or path, path.parent), error)
-        return Checkpoint(path, number, Facts(number), "damaged", reason, 0, _mtime(path), None, {})
+        return Checkpoint(path, number, Facts(number), "damaged", reason, 0, _mtime(path))
     settled = seals.settled(stats)
     files = {name: max(0, found[0]) for name, found in sorted(stats.items())}
     size = sum(files.values())
@@ -130,18 +135,16 @@ def inspect(
     known = _recall(run, path, stats) if ours and not always_read else None
     if known:
         state, facts = known
-        seal = Seal.from_json(read_json(path / SEAL)) if state == "intact" else None
-        if state == "unsealed" or seal:
-            return Checkpoint(path, number, facts, state, "", size, modified, seal, files)
+        return Checkpoint(path, number, facts, state, "", size, modified, files)
     saves = run.saves() if saves is None else saves
-    reason, facts, seal = _judge(path, number, stats, interrupted=ours and path.name in saves)
-    state = "damaged" if reason else "intact" if seal else "unsealed"
+    reason, facts = _judge(path, number, stats, interrupted=ours and path.name in saves)
+    state = "damaged" if reason else "intact" if SEAL in stats else "unsealed"
     if ours and state == "damaged":
         with contextlib.suppress(OSError):
             _index(run, path.name).unlink(missing_ok=True)
     elif ours and settled:
         remember(run, path, state, facts, stats)
-    return Checkpoint(path, number, facts, state, reason, size, modified, seal, files)
+    return Checkpoint(path, number, facts, state, reason, size, modified, files)
 
 
 def _mtime(path: Path) -> float:
@@ -179,8 +182,8 @@ def remember(run: Run, path: Path, state: State, facts: Facts, stats: Mapping[st
 
 def _judge(
     path: Path, number: int, stats: Mapping[str, Stat], *, interrupted: bool
-) -> tuple[str, Facts, Seal | None]:
-    """Why the checkpoint is damaged (empty if it is not), its facts, and its seal."""
+) -> tuple[str, Facts]:
+    """Why the checkpoint is damaged (empty if it is not), and its facts."""
     from leviathan_train import structure  # zipfile is not needed where the index knows
 
     facts = Facts(number)
@@ -188,17 +191,17 @@ def _judge(
         try:
             seal = seals.read(path)
         except FaultError as fault:
-            return str(fault), facts, None
+            return str(fault), facts
         if seal.facts.step != number:
-            return f"{SEAL} is of step {seal.facts.step}", seal.facts, seal
-        return next(seals.compare(path, seal, stats), ""), seal.facts, seal
+            return f"{SEAL} is of step {seal.facts.step}", seal.facts
+        return next(seals.compare(path, seal, stats), ""), seal.facts
     try:
         facts = structure.read_facts(path, number)
     except FaultError as fault:
-        return str(fault), facts, None
+        return str(fault), facts
     if interrupted:
-        return f"{SEAL} is missing: its save was interrupted", facts, None
-    return next(structure.faults(path, stats), ""), facts, None
+        return f"{SEAL} is missing: its save was interrupted", facts
+    return next(structure.faults(path, stats), ""), facts
 
 
 def write_seal(run: Run, path: Path, seal: Seal) -> Seal:

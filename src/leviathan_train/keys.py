@@ -40,11 +40,11 @@ _FOREIGN = {
     "per_device_eval_batch_size": "eval_batch_size",
     "per_device_train_batch_size": "micro_batch_size",
     "rank": "lora_r",
-    "report_to": "use_wandb",
     "target_modules": "lora_target_modules",
+    "train_on_split": "split",
 }
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Unknown:
 
     Attributes:
         path: the key with its parents, e.g. `datasets[0].pathh`.
+        where: the file with the line, or `--set`.
         nearest: the known name that was probably meant, with its parents.
         line: where it stands in the file, from 1; None for one given by `--set`.
         plugin: the plugin of Axolotl that knows the key and is not named in the config.
@@ -60,6 +61,7 @@ class Unknown:
     """
 
     path: str
+    where: str
     nearest: str | None
     line: int | None
     plugin: str | None = None
@@ -67,49 +69,46 @@ class Unknown:
 
     @property
     def message(self) -> str:
-        """What is wrong, in one line."""
-        where = f", line {self.line}" if self.line else ""
+        """What is wrong and where, in one line."""
         if self.plugin:
-            return f"key {self.path}{where} is dropped: its plugin is not named"
-        if self.maybe_of_plugin:
-            return f"key {self.path}{where} is unknown to Axolotl; one of the plugins may know it"
-        return f"key {self.path}{where} is unknown to Axolotl, which drops it without a word"
+            why = "would be dropped: the plugin that knows it is not named"
+        elif self.maybe_of_plugin:
+            why = "is unknown to Axolotl, unless one of the plugins brings it"
+        else:
+            why = "is unknown to Axolotl, which drops it without a word"
+        return f"{self.where}: key {self.path} {why}."
 
     @property
-    def hint(self) -> str | None:
+    def hint(self) -> str:
         """What to do about it, in one line."""
         if self.plugin:
             return f"Add to plugins:  {self.plugin}"
-        return f"Did you mean {self.nearest}?" if self.nearest else None
+        return f"Did you mean {self.nearest}?" if self.nearest else "Correct it, or take it out."
 
 
 def unknown_keys(config: Config) -> list[Unknown]:
     """Every key that Axolotl would drop, in the file's order, then those given by `--set`.
 
-    Neither Axolotl is imported nor anything run; some milliseconds.
+    Takes some milliseconds; Axolotl is not imported.
     """
-    known, bundled = _known()
+    core, bundled = _known()
     named = {_folder(name) for name in config.plugins}
     strangers = bool(named - set(bundled) - {_folder(PLUGIN)})
-    allowed = set(known) | OURS
-    for folder in named & set(bundled):
-        allowed |= bundled[folder][1]
-    tree = _tree(frozenset(allowed))
-    lines: Mapping[Path_, int] | None = None
+    known = core.union(OURS, *(bundled[folder].keys for folder in named & set(bundled)))
+    dropped = list(_dropped(config.values, _tree(known), ()))
+    lines = dict(_marks(config.path)) if dropped else {}
     found = []
-    for path in _dropped(config.values, tree, ()):
-        if lines is None:
-            lines = _lines(config.path)
+    for path in dropped:
         top = len(path) == 1
-        name = str(path[0])
-        owner = next((plugin for plugin, keys in bundled.values() if name in keys), None)
-        shown = _shown(path)
-        line = None if _is_override(config, path) else lines.get(path)
+        owner = next((other.name for other in bundled.values() if path[0] in other.keys), None)
+        given = _is_override(config, path)
+        line = None if given else lines.get(path)
         found.append(
             Unknown(
-                shown,
-                None if top and owner else _meant(path, allowed),
-                line,
+                path=_shown(path),
+                where="--set" if given else f"{config.path}" + (f", line {line}" if line else ""),
+                nearest=None if top and owner else _meant(path, known),
+                line=line,
                 plugin=owner if top else None,
                 maybe_of_plugin=top and owner is None and strangers,
             )
@@ -119,7 +118,7 @@ def unknown_keys(config: Config) -> list[Unknown]:
 
 def duplicate_keys(path: Path) -> list[tuple[str, int]]:
     """Keys that a YAML file gives more than once, with the line of the last: only that counts."""
-    seen: set[Path_] = set()
+    seen: set[KeyPath] = set()
     found = []
     for key, line in _marks(path):
         if key in seen:
@@ -128,13 +127,21 @@ def duplicate_keys(path: Path) -> list[tuple[str, int]]:
     return found
 
 
+@dataclass(frozen=True)
+class _Bundled:
+    """A plugin that comes with Axolotl: its full name, and the keys it adds."""
+
+    name: str
+    keys: frozenset[str]
+
+
 @functools.cache
-def _known() -> tuple[frozenset[str], dict[str, tuple[str, frozenset[str]]]]:
-    """The core's paths, and each bundled plugin's full name and paths by its folder."""
+def _known() -> tuple[frozenset[str], dict[str, _Bundled]]:
+    """The core's paths, and each bundled plugin by its folder."""
     text = resources.files("leviathan_train").joinpath("axolotl_keys.json").read_text("utf-8")
     document = json.loads(text)
     plugins = {
-        folder: (entry["name"], frozenset(entry["keys"]))
+        folder: _Bundled(entry["name"], frozenset(entry["keys"]))
         for folder, entry in document["plugins"].items()
     }
     return frozenset(document["keys"]), plugins
@@ -145,9 +152,8 @@ def _folder(plugin: str) -> str:
 
     Axolotl also takes `liger.LigerPlugin` (axolotl 0.19, integrations/base.py, `load_plugin`).
     """
-    parts = plugin.removeprefix("axolotl.integrations.").split(".")
-    inside = plugin.startswith("axolotl.integrations.") or parts[0] in _known()[1]
-    return parts[0] if inside else plugin
+    first = plugin.removeprefix("axolotl.integrations.").split(".")[0]
+    return first if first in _known()[1] else plugin
 
 
 @functools.cache
@@ -161,7 +167,7 @@ def _tree(paths: frozenset[str]) -> dict[str, Any]:
     return tree
 
 
-def _dropped(value: Any, tree: Mapping[str, Any], path: Path_) -> Iterator[Path_]:
+def _dropped(value: Any, tree: Mapping[str, Any], path: KeyPath) -> Iterator[KeyPath]:
     """The paths in `value` that `tree` lacks; nothing below an unknown key is looked at."""
     if isinstance(value, list | tuple):
         for index, item in enumerate(value):
@@ -176,7 +182,7 @@ def _dropped(value: Any, tree: Mapping[str, Any], path: Path_) -> Iterator[Path_
             yield from _dropped(item, node, (*path, str(key)))
 
 
-def _meant(path: Path_, known: Iterable[str]) -> str | None:
+def _meant(path: KeyPath, known: Iterable[str]) -> str | None:
     """The known key that an unknown one was probably meant to be, as it would be written."""
     name = str(path[-1])
     shown = _shown(path)
@@ -192,15 +198,15 @@ def _meant(path: Path_, known: Iterable[str]) -> str | None:
             siblings.add(last)
         elif last == name:
             elsewhere.append(key)
-    if not family and name in _FOREIGN:
-        return _FOREIGN[name]
+    if _FOREIGN.get(name) in siblings:
+        return parent + _FOREIGN[name]
     close = nearest(name, sorted(siblings))
     if close:
         return parent + close
     return min(elsewhere, key=lambda key: (len(key), key), default=None)
 
 
-def _is_override(config: Config, path: Path_) -> bool:
+def _is_override(config: Config, path: KeyPath) -> bool:
     """Whether `--set` gave the key, itself or by one of its parents."""
     names = [str(part) for part in path]
     return any(
@@ -208,7 +214,7 @@ def _is_override(config: Config, path: Path_) -> bool:
     )
 
 
-def _shown(path: Path_) -> str:
+def _shown(path: KeyPath) -> str:
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -218,11 +224,7 @@ def _shown(path: Path_) -> str:
     return text
 
 
-def _lines(path: Path) -> dict[Path_, int]:
-    return dict(_marks(path))
-
-
-def _marks(path: Path) -> list[tuple[Path_, int]]:
+def _marks(path: Path) -> list[tuple[KeyPath, int]]:
     """Path and line (from 1) of each key in a YAML file; none if it cannot be read."""
     import yaml
 
@@ -231,9 +233,9 @@ def _marks(path: Path) -> list[tuple[Path_, int]]:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return []
-    found: list[tuple[Path_, int]] = []
+    found: list[tuple[KeyPath, int]] = []
 
-    def walk(node: Any, above: Path_) -> None:
+    def walk(node: Any, above: KeyPath) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 here = (*above, str(key.value))

@@ -66,7 +66,7 @@ def details(run: Run, item: Checkpoint, found: Sequence[Checkpoint]) -> Value:
 
 
 def _files(item: Checkpoint) -> list[Value]:
-    return [{"name": name, "bytes": count} for name, count in (item.files or {}).items()]
+    return [{"name": name, "bytes": count} for name, count in item.files.items()]
 
 
 def export(run: Run, found: Sequence[Checkpoint]) -> Value:

@@ -17,7 +17,10 @@ def changes(checkpoint: Checkpoint) -> list[str]:
         return []
     if checkpoint.state == "unsealed":
         return ["it has no seal; its files are sound by structure"]
-    found = list(seal.compare(checkpoint.path, checkpoint.seal)) if checkpoint.seal else []
+    try:
+        found = list(seal.compare(checkpoint.path, seal.read(checkpoint.path)))
+    except FaultError:
+        found = []
     return found or [checkpoint.reason]
 
 
@@ -48,5 +51,8 @@ def reseal(run: Run, checkpoint: Checkpoint) -> Seal:
         raise LeviathanError(
             f"{refusal}: {fault}.", "Put the file back, or go on from another checkpoint."
         )
-    old = checkpoint.seal or Seal(facts, 0.0, 0.0, 1, {}, {}, {})
+    try:
+        old = seal.read(path)
+    except FaultError:
+        old = Seal(facts, 0.0, 0.0, 1, {}, {}, {})
     return checkpoints.write_seal(run, path, replace(old, facts=facts, time=time.time()))

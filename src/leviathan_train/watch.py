@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from leviathan_train import processes
 from leviathan_train.errors import LeviathanError
@@ -61,6 +62,7 @@ class Watch:
         status: what is told to other processes; the trainer replaces it.
         may_leave: whether there is no step to save yet, so that a pause ends the
             process at once instead of waiting for a step's end.
+        describe: what the status says of the moment, asked for when it is written.
 
     Args:
         session: the session of this process.
@@ -83,11 +85,12 @@ class Watch:
         self.pause: Request | None = None
         self.save = False
         self.may_leave = True
+        self.describe: Callable[[], dict[str, Any]] = dict
         self.last_step: int | None = None
         self.last_checkpoint: str | None = None
         self._leave = leave
         self._parent = os.getppid()
-        self._has_launcher = processes.SESSION_ENV in os.environ
+        self._has_launcher = bool(session.launch.get("cli"))
         self._written: Status | None = None
         self._written_at = 0.0
         self._asked = 0.0
@@ -126,8 +129,10 @@ class Watch:
             return
         with self._lock:
             status = self.status
-            fresh = status is not self._written or now - self._written_at > _HEARTBEAT_EVERY
-            if not (force or (fresh and now - self._written_at >= _STATUS_EVERY)):
+            if not force and now - self._written_at < _STATUS_EVERY:
+                return
+            status = replace(status, **self.describe())
+            if not force and status == self._written and now - self._written_at < _HEARTBEAT_EVERY:
                 return
             self._written, self._written_at = status, now
             with contextlib.suppress(OSError):  # a full disk must not end the training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,17 @@ def checkpoints() -> None:
     """List, verify, export and clean up a run's checkpoints."""
 
 
+def _scan(run: Run) -> list[nouns.Checkpoint]:
+    """As `scan`; at a terminal, where much must be read first, it says so."""
+    scanned, began = [], time.monotonic()
+    for checkpoint in nouns.scanning(run):
+        if sys.stderr.isatty() and began and time.monotonic() - began > 1:
+            print("Reading what was not verified yet...", file=sys.stderr)
+            began = 0.0
+        scanned.append(checkpoint)
+    return scanned
+
+
 @checkpoints.command("list", epilog=EXIT_STATUS)
 @run_argument
 @as_json
@@ -34,13 +46,13 @@ def list_(run: str | None, json: bool) -> None:
     Example:  leviathan checkpoints list leviathan_10pct_a4000
     """
     found = find_run(run, quiet=json)
-    value = report.listing(found, nouns.scan(found))
+    value = report.listing(found, _scan(found))
     render.document(value) if json else render.listing(value)
 
 
 def _show(run: str | None, choice: str, json: bool) -> None:
     found = find_run(run, quiet=json)
-    scanned = nouns.scan(found)
+    scanned = _scan(found)
     value = report.details(found, nouns.select(found, choice, scanned), scanned)
     render.document(value) if json else render.details(value, choice)
 
@@ -141,7 +153,7 @@ def cleanup(
         raise UsageError("--keep N is missing.", "For example:  --keep 2")
     policy = retention.Policy(keep, keep_every, not no_keep_best)
     found = find_run(run, quiet=json)
-    scanned = nouns.scan(found)
+    scanned = _scan(found)
     items = retention.plan(scanned, policy, in_use=retention.in_use(found, scanned))
     value = report.cleanup(found, items)
     if not json:
@@ -208,7 +220,7 @@ def export(run: str | None, output: Path | None, json: bool) -> None:
             wrong = "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
             raise UsageError(f"--output {output}: {wrong}.")
     found = find_run(run, quiet=True)
-    value = report.export(found, nouns.scan(found))
+    value = report.export(found, _scan(found))
     if output is None:
         render.document(value)
         return
