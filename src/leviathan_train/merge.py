@@ -136,7 +136,7 @@ class Merge:
                     f"The adapter holds {name}, which fits nothing in the base.",
                     "Is the base_model of the config the one that it was trained on?",
                 )
-            folds = whole and weight.endswith(".weight") or _FOLDED.search(name)
+            folds = (whole and weight.endswith(".weight")) or _FOLDED.search(name)
             if not folds or not (weight in on_disk or skeleton.fuses):
                 missed.add(weight)
             unties |= weight in tied

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import changes, checkpoints, config, launch, render, resume, retention
+from leviathan_train import changes, checkpoints, config, keys, launch, render, resume, retention
 from leviathan_train.changes import Change
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.prompts import ask, confirm, confirm_resume
@@ -136,6 +136,8 @@ class Starter:
             LeviathanError: the run is training already.
         """
         config.check_inputs(self.config)
+        if not self._yes:
+            refuse_unknown(self.config)
         launch.check_packages()
         if session := self.run.live_session():
             raise busy(self.run, session)
@@ -267,6 +269,19 @@ class Starter:
         if answer == "no":
             raise Declined("Nothing was changed.")
         return answer == "anew"
+
+
+def refuse_unknown(cfg: Config) -> None:
+    """Refuse keys that Axolotl would drop without a word.
+
+    Raises:
+        UsageError: naming the first one and the key that was probably meant.
+    """
+    unknown = [item for item in keys.unknown_keys(cfg) if not item.maybe_of_plugin]
+    if unknown:
+        more = f" ({len(unknown) - 1} more: leviathan check)" if len(unknown) > 1 else ""
+        first = unknown[0]
+        raise UsageError(f"{first.message}{more}", f"{first.hint} Or let it pass with:  --yes")
 
 
 def _deadline(until: str | None, for_: str | None) -> float | None:

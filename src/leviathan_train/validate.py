@@ -1,0 +1,125 @@
+"""Axolotl's own validation of a config, in a process of its own: its import takes seconds.
+
+    python -m leviathan_train.validate CONFIG_JSON
+
+reads `{"config": {...}, "capabilities": {...} or null}` from a file, or from stdin for `-`,
+and writes `{"errors": [...], "warnings": [...]}`, one line of text each, to stdout.
+`capabilities` are those of the GPU to judge for, e.g. `{"compute_capability": "sm_86",
+"bf16": true, "tf32": true, "fp8": false, "n_gpu": 1}`; without them, of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# What tells the user nothing that the config or this package does not settle itself.
+_NOISE = ("strict=", "`trust_remote_code` is set to true")
+
+
+class _Heard(logging.Handler):
+    """Keeps the text of each warning."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = one_line(record.getMessage())
+        if line not in self.lines and not line.startswith(_NOISE):
+            self.lines.append(line)
+
+
+def validate(
+    values: Mapping[str, Any], capabilities: Mapping[str, Any] | None = None
+) -> dict[str, list[str]]:
+    """What Axolotl objects to in a config.
+
+    Plugins are registered as `axolotl train` does, so their keys and validators count.
+
+    Args:
+        values: the config as written, overrides applied.
+        capabilities: of the GPU to judge for; by default this machine's.
+    """
+    heard = _Heard()
+    logging.getLogger("axolotl").addHandler(heard)
+    from axolotl.cli.config import gpu_capabilities, prepare_plugins
+    from axolotl.integrations.base import PluginManager
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+    from pydantic import ValidationError
+
+    here, environment = gpu_capabilities()
+    cfg = DictDefault(dict(values))
+    errors: list[str] = []
+    try:
+        prepare_plugins(cfg)
+        loaded = PluginManager.get_instance().plugins
+        errors += [
+            f"plugins: {name} cannot be imported"
+            for name in values.get("plugins") or []
+            if name not in loaded
+        ]
+        if not errors:
+            validate_config(cfg, dict(capabilities or here), environment)
+    except ValidationError as error:
+        errors += describe(error.errors(include_url=False, include_input=False), values)
+    except Exception as error:  # validators also raise DeprecationWarning and the like
+        errors.append(one_line(str(error)) or type(error).__name__)
+    return {"errors": errors, "warnings": heard.lines}
+
+
+def describe(found: Iterable[Mapping[str, Any]], values: Any) -> list[str]:
+    """Pydantic's errors as `key: message` lines, one for each key.
+
+    The branches of a union (`bf16.bool`, `datasets.0.SFTDataset.path`) are no keys: of a
+    location, only what stands in `values` is kept, and the last name of a missing key.
+    """
+    lines: dict[str, list[str]] = {}
+    for error in found:
+        text = one_line(str(error["msg"]).removeprefix("Value error, "))
+        key = ""
+        at: Any = values
+        for part in error["loc"]:
+            if isinstance(at, list) and isinstance(part, int) and part < len(at):
+                key, at = f"{key}[{part}]", at[part]
+            elif isinstance(at, Mapping) and part in at:
+                key, at = f"{key}.{part}" if key else str(part), at[part]
+            elif isinstance(at, Mapping) and error["type"] == "missing" and part == error["loc"][-1]:
+                key = f"{key}.{part}" if key else str(part)
+        if text not in lines.setdefault(key, []):
+            lines[key].append(text)
+    return [
+        f"{key}: {'; or '.join(texts)}" if key else text
+        for key, texts in lines.items()
+        for text in ([""] if key else texts)
+    ]
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and double spaces."""
+    return " ".join(text.split())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    (name,) = sys.argv[1:] if arguments is None else arguments
+    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    document = json.loads(text)
+    # Whatever libraries print while they are imported goes to stderr.
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with contextlib.redirect_stdout(sys.stderr):
+        result = validate(document["config"], document.get("capabilities"))
+    with answer:
+        json.dump(result, answer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
