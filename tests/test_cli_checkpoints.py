@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -289,12 +290,13 @@ def at_a_terminal(command: list[str], *answers: str) -> tuple[int, str]:
     def own_it() -> None:  # else Ctrl+C reaches nobody
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job ignores it
 
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_it
     )
     os.close(theirs)
-    screen, left, deadline = "", list(answers), time.monotonic() + 60
+    screen, left, deadline = "", list(answers), time.monotonic() + 30
     while time.monotonic() < deadline:
         if select.select([ours], [], [], 0.1)[0]:
             try:

@@ -1,8 +1,8 @@
 """The merge's own process: Axolotl merges, this puts right what it spoils, and proves it.
 
-    python -m leviathan_train.merge <job.json>
+    python -m leviathan_train.merge <job.json> <file descriptor>
 
-Progress and result are JSON lines on stdout; all else goes to stderr, the log. Line
+Progress and result are JSON lines on the descriptor; stdout and stderr are the log. Line
 references are to axolotl 0.19.
 """
 
@@ -416,8 +416,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != job.parent:
         sys.exit(1)
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    events = os.fdopen(int(sys.argv[2]), "w", encoding="utf-8")
 
     def tell(event: str, **values: Any) -> None:
         events.write(json.dumps({"event": event} | values) + "\n")

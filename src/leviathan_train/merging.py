@@ -269,18 +269,21 @@ def _run_child(
     """
     write_json(job_file, asdict(job))
     on_progress(Progress("loading", 0, 1))
+    reader, writer = os.pipe()  # stdout is no channel: libraries write to it at import
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "leviathan_train.merge", str(job_file)],
+            [sys.executable, "-m", "leviathan_train.merge", str(job_file), str(writer)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stream,
             stderr=stream,
+            pass_fds=(writer,),
             start_new_session=True,  # Ctrl+C reaches us alone, and we end it
         )
-    assert process.stdout is not None
+    os.close(writer)
     result, files = None, {}
+    events = os.fdopen(reader, encoding="utf-8")
     try:
-        for line in process.stdout:
+        for line in events:
             event = json.loads(line)
             if event["event"] == "progress":
                 on_progress(Progress(**event["progress"]))
@@ -297,7 +300,7 @@ def _run_child(
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        events.close()
     return result, files
 
 

@@ -47,14 +47,14 @@ def validate(
         values: the config as written, overrides applied.
         capabilities: of the GPU to judge for; by default this machine's.
     """
-    heard = _Heard()
-    logging.getLogger("axolotl").addHandler(heard)
     from axolotl.cli.config import gpu_capabilities, prepare_plugins
     from axolotl.integrations.base import PluginManager
     from axolotl.utils.config import validate_config
     from axolotl.utils.dict import DictDefault
     from pydantic import ValidationError
 
+    heard = _Heard()
+    logging.getLogger("axolotl").addHandler(heard)  # the imports above set up its logging
     here, environment = gpu_capabilities()
     cfg = DictDefault(dict(values))
     errors: list[str] = []
@@ -69,10 +69,27 @@ def validate(
         if not errors:
             validate_config(cfg, dict(capabilities or here), environment)
     except ValidationError as error:
-        errors += describe(error.errors(include_url=False, include_input=False), values)
+        found = error.errors(include_url=False, include_input=False)
+        errors += _of_datasets(error.title, values) or describe(found, values)
     except Exception as error:  # validators also raise DeprecationWarning and the like
         errors.append(one_line(str(error)) or type(error).__name__)
     return {"errors": errors, "warnings": heard.lines}
+
+
+def _of_datasets(title: str, values: Mapping[str, Any]) -> list[str]:
+    """The errors of each entry, where a dataset's model (by its name) was tried on its own."""
+    from axolotl.utils.schemas import datasets
+    from pydantic import ValidationError
+
+    model = getattr(datasets, title, None)
+    lines: list[str] = []
+    for index, entry in enumerate(values.get("datasets") or [] if model else []):
+        try:
+            model(**entry)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+            lines += [f"datasets[{index}].{line}" for line in describe(found, entry)]
+    return lines
 
 
 def describe(found: Iterable[Mapping[str, Any]], values: Any) -> list[str]:
