@@ -143,9 +143,12 @@ def keys_read(function: Any) -> set[str]:
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
             if is_data(node.comparators[0]):
                 found |= words_of(node.left)
-        elif isinstance(node, ast.Subscript) and is_data(node.value):
-            if isinstance(node.ctx, ast.Load | ast.Del):
-                found |= words_of(node.slice)
+        elif (
+            isinstance(node, ast.Subscript)
+            and is_data(node.value)
+            and not isinstance(node.ctx, ast.Store)
+        ):
+            found |= words_of(node.slice)
     return found
 
 
@@ -174,8 +177,7 @@ def key_model(folder: Path, plugin: ast.ClassDef) -> Any:
         if isinstance(node, ast.FunctionDef) and node.name == "get_input_args":
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Return) and isinstance(inner.value, ast.Constant):
-                    if isinstance(inner.value.value, str):
-                        return model_named(folder, inner.value.value)
+                    return model_named(folder, str(inner.value.value))
     return None
 
 

@@ -299,7 +299,8 @@ def check_belongs(adapter: Adapter, base: Path, base_name: str) -> None:
         return  # moved away, or never here: what can be compared was
     if fingerprint(other) != fingerprint(base):
         raise UsageError(
-            f"{adapter.label} was trained on {trained}, whose weights are not those of {base_name}.",
+            f"{adapter.label} was trained on {trained}, whose weights are not those of"
+            f" {base_name}.",
             hint,
         )
 

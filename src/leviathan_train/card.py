@@ -152,7 +152,8 @@ def _proof(proof: Mapping[str, Any]) -> str:
     weights = proof["weights"]
     text = (
         f"Re-read and compared with base and adapter as peft computes them:"
-        f" {weights['compared']} of {weights['tensors']} tensors, largest difference {weights['max_difference']:.2g}."
+        f" {weights['compared']} of {weights['tensors']} tensors,"
+        f" largest difference {weights['max_difference']:.2g}."
     )
     if logits := proof.get("logits"):
         text += (

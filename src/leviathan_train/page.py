@@ -139,14 +139,12 @@ class Page:
         one = _text((pause, _VALUE), "  save and stop      ", (save, _VALUE), "  save and go on")
         if wide and one.cell_len + leave.cell_len + 2 <= width:
             return [_text(), _justified(one, leave, width)]
-        two = _text((save, _VALUE), "   save and go on")
-        short = _text(("q", _VALUE), " closes this screen")
-        fits = two.cell_len + leave.cell_len + 2 <= width
-        return [
-            _text(),
-            _text((pause, _VALUE), "  save and stop"),
-            _justified(two, leave if fits else short, width),
-        ]
+        first = _text((pause, _VALUE), "  save and stop")
+        second = _text((save, _VALUE), "   save and go on")
+        for words in (leave, _text(("q", _VALUE), " closes this screen")):
+            if second.cell_len + words.cell_len + 2 <= width:
+                return [_text(), first, _justified(second, words, width)]
+        return [_justified(_text(), words, width), first, second]
 
     def _narrow(self, width: int, height: int) -> list[Text]:
         facts = self._facts(width, process=height >= 24)

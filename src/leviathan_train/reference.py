@@ -94,7 +94,7 @@ class Skeleton:
         return next((name for name in candidates if name in self.names), None)
 
     def _rounded(self, skip: list[str] | None) -> set[str]:
-        """As transformers picks the layers it loads in 4 bits (integrations/bitsandbytes.py:165)."""
+        """The layers that transformers loads in 4 bits (integrations/bitsandbytes.py:165)."""
         if skip is None and self.model.config.model_type == "falcon_h1":
             skip = ["out_proj"]  # axolotl loaders/model.py:821
         keep = HfQuantizer.get_modules_to_not_convert(

@@ -19,9 +19,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What tells the user nothing that the config or this package does not settle itself.
-_NOISE = ("strict=", "`trust_remote_code` is set to true")
-
 
 class _Heard(logging.Handler):
     """Keeps the text of each warning."""
@@ -32,7 +29,7 @@ class _Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = one_line(record.getMessage())
-        if line not in self.lines and not line.startswith(_NOISE):
+        if record.levelno == logging.WARNING and line not in self.lines:
             self.lines.append(line)
 
 
@@ -71,8 +68,9 @@ def validate(
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         errors += _of_datasets(error.title, values) or describe(found, values)
-    except Exception as error:  # validators also raise DeprecationWarning and the like
-        errors.append(one_line(str(error)) or type(error).__name__)
+    except Exception as error:  # validators also raise DeprecationWarning and stumble
+        plain = isinstance(error, DeprecationWarning | ValueError) and str(error)
+        errors.append(one_line(str(error) if plain else f"{type(error).__name__}: {error}"))
     return {"errors": errors, "warnings": heard.lines}
 
 
@@ -82,8 +80,10 @@ def _of_datasets(title: str, values: Mapping[str, Any]) -> list[str]:
     from pydantic import ValidationError
 
     model = getattr(datasets, title, None)
+    if model is None:
+        return []
     lines: list[str] = []
-    for index, entry in enumerate(values.get("datasets") or [] if model else []):
+    for index, entry in enumerate(values.get("datasets") or []):
         try:
             model(**entry)
         except ValidationError as error:
@@ -108,7 +108,9 @@ def describe(found: Iterable[Mapping[str, Any]], values: Any) -> list[str]:
                 key, at = f"{key}[{part}]", at[part]
             elif isinstance(at, Mapping) and part in at:
                 key, at = f"{key}.{part}" if key else str(part), at[part]
-            elif isinstance(at, Mapping) and error["type"] == "missing" and part == error["loc"][-1]:
+            elif (
+                isinstance(at, Mapping) and error["type"] == "missing" and part == error["loc"][-1]
+            ):
                 key = f"{key}.{part}" if key else str(part)
         if text not in lines.setdefault(key, []):
             lines[key].append(text)

@@ -25,6 +25,7 @@ Exit status:
 
 COMMANDS = {
     "train": "train",
+    "check": "check",
     "selftest": "selftest",
     "pause": "control",
     "save": "control",

@@ -68,8 +68,10 @@ def merge(
     """
     found, cfg = _find(run, choice, quiet=json)
     goal = output or merging.MODELS / f"{found.name}-merged"
-    if not yes and not json and merging.is_model(goal) and sys.stdin.isatty():
-        if sys.stdout.isatty() and not (yes := confirm(f"Replace {goal}?")):
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and not json
+    if interactive and not yes and merging.is_model(goal):
+        yes = confirm(f"Replace {goal}?")
+        if not yes:
             raise Declined("Nothing was changed.")
     plan = merging.make_plan(
         found, choice, goal, config=cfg, precision=precision, prove=prove, replace=yes

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import changes, checkpoints, config, keys, launch, render, resume, retention
+from leviathan_train import (
+    changes,
+    checkpoints,
+    config,
+    keys,
+    launch,
+    needs,
+    render,
+    resume,
+    retention,
+)
 from leviathan_train.changes import Change
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.prompts import ask, confirm, confirm_resume
@@ -138,6 +148,7 @@ class Starter:
         config.check_inputs(self.config)
         if not self._yes:
             refuse_unknown(self.config)
+        needs.require_gpu(self.config, has_gpu=launch.has_gpu())
         launch.check_packages()
         if session := self.run.live_session():
             raise busy(self.run, session)

@@ -1,0 +1,38 @@
+"""`leviathan check`: what would stop a run, or change its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from leviathan_train import preflight, render
+from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli.options import as_json
+from leviathan_train.errors import DONE, USAGE
+
+SIGNS = {"ok": "✅", "warning": "⚠️ ", "error": "❌"}
+
+
+@click.command(epilog=EXIT_STATUS)
+@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
+@as_json
+def check(config_path: Path, sets: tuple[str, ...], json: bool) -> int:
+    """Tell what would stop CONFIG, or change its result, before a GPU is touched.
+
+    Looks at the keys, the inputs, what changed since the newest checkpoint, the GPU and
+    the disk, and has Axolotl validate the config. Exit status 2 if anything would stop it.
+
+    Example:  leviathan check configs/demo_cpu.yaml
+    """
+    findings = []
+    for finding in preflight.check(config_path, sets):
+        findings.append(finding)
+        if not json:
+            click.echo(f"{SIGNS[finding.level]} {finding.message}")
+            if finding.hint:
+                click.echo(f"   {finding.hint}")
+    if json:
+        render.document(preflight.document(config_path, findings))
+    return DONE if preflight.is_ok(findings) else USAGE
