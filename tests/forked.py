@@ -6,6 +6,7 @@ plain `axolotl train`, so nothing is compared or refused before the start.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -13,7 +14,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +25,24 @@ import yaml
 
 LIMIT = 120
 """Seconds after which a training is ended by its alarm."""
+
+IMPORTS = (
+    "axolotl.cli.train",
+    "axolotl.cli.checks",
+    "axolotl.cli.config",
+    "axolotl.core.builders",
+    "axolotl.train",
+    "axolotl.utils.config",
+    "axolotl.utils.data",
+    "axolotl.utils.trainer",
+    "axolotl.utils.quantization",
+    "axolotl.monkeypatch.torchao_optim",
+    "leviathan_train.plugin",
+    "peft.tuners.lora.bnb",
+    "transformers.models.gemma4.modeling_gemma4",
+    "transformers.models.llama.modeling_llama",
+)
+"""What a training imports, early or late."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +142,8 @@ def _last_error(text: str) -> str:
 def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the imports print is no answer
-    import axolotl.cli.train
-    import axolotl.core.builders
-    import axolotl.train
-    import axolotl.utils.data
-    import axolotl.utils.trainer  # noqa: F401
-    import peft  # noqa: F401
-
-    import leviathan_train.plugin  # noqa: F401
+    for name in IMPORTS:
+        importlib.import_module(name)
 
     for line in sys.stdin:
         order = json.loads(line)
@@ -176,5 +188,4 @@ def _train(order: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
     _serve()

@@ -523,6 +523,13 @@ def test_latest_is_the_newest_intact() -> None:
     assert latest and latest.step == 10000
 
 
+def test_checkpoints_can_be_told_apart_in_a_set(tmp_path: Path) -> None:
+    for step in (10, 20):
+        shapes.make(tmp_path, step)
+    twice = [*checkpoints.scan(Run(tmp_path)), *checkpoints.scan(Run(tmp_path))]
+    assert len(set(twice)) == 2
+
+
 def test_best_is_by_eval_loss_of_the_checkpoint_nearest_to_the_evaluation() -> None:
     found = [
         known(100, 1.5, eval_step=100),

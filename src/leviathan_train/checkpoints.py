@@ -53,7 +53,7 @@ class Checkpoint:
     reason: str
     bytes: int
     modified: float
-    files: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -426,6 +426,7 @@ def main() -> None:
         tell("result", result=Merge(job, tell).run())
     except LeviathanError as error:
         tell("error", message=error.message, hint=error.hint)
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # torch takes a second to tear down what the kernel takes back anyway
 

@@ -270,37 +270,44 @@ def _run_child(
     write_json(job_file, asdict(job))
     on_progress(Progress("loading", 0, 1))
     reader, writer = os.pipe()  # stdout is no channel: libraries write to it at import
-    with log.open("ab") as stream:
+    reader, writer = os.pipe()  # stdout is the libraries', they print there
+    with log.open("ab") as stream, contextlib.closing(os.fdopen(reader)) as events:
         process = subprocess.Popen(
             [sys.executable, "-m", "leviathan_train.merge", str(job_file), str(writer)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
-            stderr=stream,
-            pass_fds=(writer,),
+            stderr=subprocess.STDOUT,
+            pass_fds=[writer],
             start_new_session=True,  # Ctrl+C reaches us alone, and we end it
         )
-    os.close(writer)
+        os.close(writer)
+        try:
+            result, files = _hear(events, Path(job.out), log, on_progress)
+            if process.wait() == -signal.SIGKILL:
+                raise _ChildError("it was killed from outside, perhaps for want of memory")
+            if process.returncode or result is None:
+                raise _ChildError(cause_in(log))
+        finally:
+            process.kill()
+            process.wait()
+    return result, files
+
+
+def _hear(
+    events: IO[str], out: Path, log: Path, on_progress: Callable[[Progress], None]
+) -> tuple[Record | None, Record]:
+    """Follow the merge's own process until it is done; settle each file that it is done with."""
     result, files = None, {}
-    events = os.fdopen(reader, encoding="utf-8")
-    try:
-        for line in events:
-            event = json.loads(line)
-            if event["event"] == "progress":
-                on_progress(Progress(**event["progress"]))
-            elif event["event"] == "file":
-                files[event["name"]] = _settle(Path(job.out) / event["name"])
-            elif event["event"] == "error":
-                raise LeviathanError(event["message"], event["hint"] or f"The whole log: {log}")
-            else:
-                result = event["result"]
-        if process.wait() == -signal.SIGKILL:
-            raise _ChildError("it was killed from outside (SIGKILL), perhaps for want of memory")
-        if process.returncode or result is None:
-            raise _ChildError(cause_in(log))
-    finally:
-        process.kill()
-        process.wait()
-        events.close()
+    for line in events:
+        event = json.loads(line)
+        if event["event"] == "progress":
+            on_progress(Progress(**event["progress"]))
+        elif event["event"] == "file":
+            files[event["name"]] = _settle(out / event["name"])
+        elif event["event"] == "error":
+            raise LeviathanError(event["message"], event["hint"] or f"The whole log: {log}")
+        else:
+            result = event["result"]
     return result, files
 
 

@@ -1,0 +1,218 @@
+"""`leviathan check`: whatever would stop a run, or change its result, is told before."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import MakeConfig
+from driver import leviathan
+from leviathan_train import preflight
+from leviathan_train.changes import Change
+from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.config import Config
+from leviathan_train.preflight import Finding, GpuMemory, Verdict
+from leviathan_train.validate import describe
+from shapes import lora
+
+GB = 10**9
+A4000 = GpuMemory(0, "NVIDIA RTX A4000", 16 * GB, 16 * GB)
+
+
+def look(path: Path, *overrides: str, **seams: Any) -> list[Finding]:
+    """All findings, with a machine and a validation that find nothing unless told otherwise."""
+    given: dict[str, Any] = {
+        "validate": lambda config: Verdict(),
+        "has_gpu": lambda: False,
+        "gpus": list,
+        "free_bytes": lambda path: 100 * GB,
+    } | seams
+    return list(preflight.check(path, overrides, **given))
+
+
+def bad(findings: list[Finding], topic: str | None = None) -> list[Finding]:
+    return [f for f in findings if f.level != "ok" and topic in (None, f.topic)]
+
+
+@pytest.fixture
+def plain(make_config: MakeConfig, tmp_path: Path) -> Path:
+    return make_config(tmp_path)
+
+
+def test_a_good_config_is_all_right(plain: Path) -> None:
+    findings = look(plain)
+    assert bad(findings) == []
+    assert {f.topic for f in findings} == {
+        "config", "inputs", "keys", "resume", "gpu", "disk", "schema",
+    }  # fmt: skip
+    assert preflight.is_ok(findings)
+
+
+def test_a_config_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
+    (finding,) = look(tmp_path / "none.yaml")
+    assert (finding.level, finding.topic) == ("error", "config")
+
+
+def test_a_missing_input_is_an_error_and_the_rest_is_still_told(plain: Path) -> None:
+    findings = look(plain, "base_model=./nowhere", "learning_rat=1")
+    assert [f.topic for f in bad(findings)] == ["inputs", "keys"]
+    assert not preflight.is_ok(findings)
+
+
+def test_a_base_that_has_to_be_fetched_is_a_warning(plain: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    (finding,) = bad(look(plain, "base_model=org/unknown"), "inputs")
+    assert finding.level == "warning"
+
+
+def test_unknown_and_doubled_keys_are_told_with_their_line(plain: Path) -> None:
+    lines = plain.read_text().splitlines()
+    plain.write_text("\n".join([*lines, "lora_rr: 1", "lora_r: 8", ""]))
+    unknown, doubled = bad(look(plain), "keys")
+    assert (unknown.level, doubled.level) == ("error", "warning")
+    assert f"line {len(lines) + 1}: key lora_rr" in unknown.message
+    assert "lora_r" in str(unknown.hint)
+    assert f"line {len(lines) + 2}: key lora_r " in doubled.message
+
+
+def test_a_key_that_a_foreign_plugin_may_know_is_a_warning(plain: Path) -> None:
+    (finding,) = bad(look(plain, "plugins=[other.Plugin]", "xyzzy=1"), "keys")
+    assert finding.level == "warning"
+
+
+def test_changes_since_the_checkpoint_have_the_level_of_their_effect(
+    plain: Path, tmp_path: Path
+) -> None:
+    lora(tmp_path / "run" / "checkpoint-10", 10)
+
+    def compare(config: Config, checkpoint: Checkpoint) -> list[Change]:
+        assert checkpoint.step == 10
+        return [
+            Change("lora_r", 8, 16, "refused", "it would not fit"),
+            Change("seed", 1, 2, "changes the data order", "rows"),
+            Change("learning_rate", 1, 2, "takes effect", "from the next step"),
+            Change("hf_token", None, "hf_abcdefghijklmnopqrstuvwxyz", "takes effect", "why"),
+        ]
+
+    told = [f for f in look(plain, compare=compare) if "changed from" in f.message]
+    assert [f.level for f in told] == ["error", "warning", "ok", "ok"]
+    assert "8 to 16: refused: it would not fit" in told[0].message
+    assert "hf_abc" not in told[3].message
+
+
+def test_a_damaged_newest_checkpoint_is_a_warning(plain: Path, tmp_path: Path) -> None:
+    lora(tmp_path / "run" / "checkpoint-10", 10)
+    lora(tmp_path / "run" / "checkpoint-20", 20)
+    (tmp_path / "run" / "checkpoint-20" / "optimizer.pt").unlink()
+    findings = look(plain, compare=lambda config, checkpoint: [])
+    (finding,) = bad(findings, "resume")
+    assert "checkpoint-20 is not intact: optimizer.pt" in finding.message
+    assert any("goes on from checkpoint-10" in f.message for f in findings)
+
+
+def test_a_gpu_config_on_a_machine_without_one_is_an_error(plain: Path) -> None:
+    (finding,) = bad(look(plain, "bf16=true"), "gpu")
+    assert finding.level == "error"
+    assert "bf16: true" in finding.message
+    assert "configs/demo_cpu.yaml" in str(finding.hint)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "level", "told"),
+    [
+        (A4000, "ok", "NVIDIA RTX A4000: 16 GB of 16 GB free"),
+        (replace(A4000, users=((1, 2 * GB),)), "warning", "held by process 1 ("),
+        (replace(A4000, free=1000), "error", "the weights of the base model alone take"),
+    ],
+)
+def test_gpu_memory_and_who_holds_it_are_told(
+    plain: Path, gpu: GpuMemory, level: str, told: str
+) -> None:
+    findings = look(plain, "bf16=true", has_gpu=lambda: True, gpus=lambda: [gpu])
+    (finding,) = [f for f in findings if f.topic == "gpu"]
+    assert finding.level == level
+    assert told in finding.message
+
+
+def test_a_gpu_without_nvml_is_no_fault(plain: Path) -> None:
+    assert bad(look(plain, has_gpu=lambda: True)) == []
+
+
+def test_nvml_is_missed_quietly() -> None:
+    assert isinstance(preflight.read_gpus(), list)
+
+
+def test_a_disk_that_will_be_full_is_told(plain: Path, tmp_path: Path) -> None:
+    estimated = bad(look(plain, free_bytes=lambda path: 500_000), "disk")
+    assert [f.level for f in estimated] == ["warning"]
+    assert [f.level for f in bad(look(plain, free_bytes=lambda path: 10), "disk")] == ["error"]
+    lora(tmp_path / "run" / "checkpoint-10", 10)
+    quiet = {"compare": lambda config, checkpoint: []}
+    seen = bad(look(plain, "save_total_limit=9", free_bytes=lambda path: 9, **quiet), "disk")
+    assert [f.level for f in seen] == ["error"]
+    assert "10 checkpoints" in seen[0].message
+    assert "as seen in this run" in seen[0].message
+
+
+def test_axolotls_objections_are_findings(plain: Path) -> None:
+    verdict = Verdict(["lora_r: wrong"], ["Something is deprecated."])
+    error, warning = bad(look(plain, validate=lambda config: verdict), "schema")
+    assert (error.level, error.message) == ("error", "Axolotl refuses the config: lora_r: wrong.")
+    assert warning.message == "Axolotl warns: Something is deprecated."
+
+
+def test_a_failing_validation_is_told_and_not_raised(plain: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(preflight.sys, "executable", "/bin/false")
+    findings = look(plain, validate=preflight.run_validation)
+    assert "validation failed (exit 1)" in bad(findings, "schema")[0].message
+
+
+def test_errors_of_pydantic_become_a_line_for_each_key() -> None:
+    values = {"bf16": "full", "datasets": [{"path": 3}], "trl": {}}
+    found = [
+        {"type": "a", "loc": ("bf16", "literal['auto']"), "msg": "Input should be 'auto'"},
+        {"type": "b", "loc": ("bf16", "bool"), "msg": "Input should be a boolean"},
+        {"type": "c", "loc": ("datasets", 0, "SFTDataset", "path"), "msg": "Value error, no"},
+        {"type": "missing", "loc": ("trl", "beta"), "msg": "Field required"},
+        {"type": "value_error", "loc": (), "msg": "Value error, two\n keys"},
+    ]
+    assert describe(found, values) == [
+        "bf16: Input should be 'auto'; or Input should be a boolean",
+        "datasets[0].path: no",
+        "trl.beta: Field required",
+        "two keys",
+    ]
+
+
+@pytest.mark.train
+def test_axolotl_itself_is_asked_in_a_child(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path)
+    good = leviathan("check", config, cwd=tmp_path, env=env)
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "❌" not in good.stdout
+    assert "✅ Axolotl's own validation accepts the config." in good.stdout
+
+    overrides = ["--set", "lora_r=many", "--set", "trl.beta=x", "--set", "foo=1"]
+    done = leviathan("check", config, *overrides, "--json", cwd=tmp_path, env=env)
+    assert done.returncode == 2, done.stderr
+    value = json.loads(done.stdout)
+    assert not value["ok"]
+    wrong = [f["message"] for f in value["findings"] if f["level"] == "error"]
+    assert any("--set: key foo" in line for line in wrong)
+    assert any("lora_r: Input should be a valid integer" in line for line in wrong)
+    assert any("trl.beta: Input should be a valid number" in line for line in wrong)
+
+
+def test_the_text_for_people_has_the_hint_below(tmp_path: Path, env: dict[str, str]) -> None:
+    done: subprocess.CompletedProcess[str] = leviathan("check", "no.yaml", cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    first, second = done.stdout.splitlines()
+    assert first.startswith("❌ No config at no.yaml")
+    assert second.startswith("   ")
