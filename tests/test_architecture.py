@@ -11,7 +11,17 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "leviathan_train"
 HEAVY = {"torch", "transformers", "peft", "accelerate", "axolotl", "datasets", "safetensors"}
-TRAINER_ONLY = {"plugin", "callback", "life", "prepared", "restore", "compare", "merge", "validate"}
+TRAINER_ONLY = {
+    "plugin",
+    "callback",
+    "life",
+    "prepared",
+    "reference",
+    "restore",
+    "compare",
+    "merge",
+    "validate",
+}
 
 
 def imports_of(path: Path) -> set[str]:

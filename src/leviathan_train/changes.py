@@ -131,6 +131,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "val_set_size": 0,
     "lora_dropout": 0,
     "weight_decay": 0,
+    "max_grad_norm": 1,
     "num_epochs": 1,
     "lr_scheduler": "cosine",
     "shuffle_merged_datasets": True,
@@ -169,8 +170,7 @@ def compare(
         world_size: number of processes of the start, if it is known.
     """
     found = list(_sealed(config, checkpoint) if checkpoint.seal else _unsealed(config, checkpoint))
-    if checkpoint.seal and world_size and world_size != checkpoint.seal.world_size:
-        old = checkpoint.seal.world_size
+    if world_size and world_size != (old := _world_size(checkpoint)):
         found.append(
             Change("number of processes", old, world_size, "changes the data order", _ROWS)
         )
@@ -196,7 +196,7 @@ def _sealed(config: Config, checkpoint: Checkpoint) -> Iterator[Change]:
             and new in (None, config.values.get("base_model"))
         ):
             continue
-        yield _judged(key, old_config.get(key), new_config.get(key), checkpoint)
+        yield _judged(key, old_config.get(key), new_config.get(key), new_config, checkpoint)
     if same_base is False and old_config.get("base_model") == new_config.get("base_model"):
         yield Change(
             "base_model", "as it was", "its files changed", "refused", REFUSED["base_model"]
@@ -205,34 +205,49 @@ def _sealed(config: Config, checkpoint: Checkpoint) -> Iterator[Change]:
     yield from _version_changes(seal.versions)
 
 
-def _judged(key: str, old: Any, new: Any, checkpoint: Checkpoint) -> Change:
+def _judged(
+    key: str, old: Any, new: Any, values: Mapping[str, Any], checkpoint: Checkpoint
+) -> Change:
     if key in REFUSED:
         return Change(key, old, new, "refused", REFUSED[key])
     if key in ORDER:
         return Change(key, old, new, "changes the data order", ORDER[key])
     if key in NO_EFFECT:
         return Change(key, old, new, "has no effect", NO_EFFECT[key])
-    if (
-        key == "max_steps"
-        and isinstance(normalise(new), int)
-        and 0 < normalise(new) < checkpoint.step
-    ):
-        why = f"the checkpoint is already past it, at step {checkpoint.step}"
-        return Change(key, old, new, "refused", why)
-    if key == "num_epochs" and checkpoint.facts.epoch and new is not None:
-        epochs = normalise(new)
-        if isinstance(epochs, int | float) and epochs < checkpoint.facts.epoch:
-            why = f"the checkpoint is already past it, at epoch {checkpoint.facts.epoch:.2f}"
-            return Change(key, old, new, "refused", why)
+    if key in {"max_steps", "num_epochs"} and (past := _already_past(values, checkpoint)):
+        return Change(key, old, new, "refused", past)
+    if key == "num_epochs" and _max_steps(values):
+        return Change(key, old, new, "has no effect", "max_steps decides when training ends")
     why = NOTED.get(key, "read anew by Axolotl at each start")
     return Change(key, old, new, "takes effect", why)
+
+
+def _max_steps(values: Mapping[str, Any]) -> int | None:
+    """The number of steps that the config fixes; None if the epochs decide."""
+    steps = normalise(values.get("max_steps"))
+    return int(steps) if isinstance(steps, int | float) and steps > 0 else None
+
+
+def _already_past(values: Mapping[str, Any], checkpoint: Checkpoint) -> str:
+    """Why there is nothing left to train for this config; empty if there is."""
+    if steps := _max_steps(values):
+        if steps < checkpoint.step:
+            return f"the checkpoint is already past it, at step {checkpoint.step}"
+        return ""
+    epochs, reached = normalise(values.get("num_epochs") or 1), checkpoint.facts.epoch
+    if isinstance(epochs, int | float) and reached and epochs < reached:
+        return f"the checkpoint is already past it, at epoch {reached:.2f}"
+    return ""
 
 
 def _unsealed(config: Config, checkpoint: Checkpoint) -> Iterator[Change]:
     """Compare with what plain Axolotl leaves: `adapter_config.json` and the trainer's state."""
     adapter = read_json(checkpoint.path / "adapter_config.json")
     values = config.values
-    if isinstance(adapter, Mapping):
+    if bool(values.get("adapter")) != isinstance(adapter, Mapping):
+        had = adapter.get("peft_type") if isinstance(adapter, Mapping) else None
+        yield Change("adapter", had, values.get("adapter"), "refused", REFUSED["adapter"])
+    elif isinstance(adapter, Mapping):
         pairs: list[tuple[str, Any]] = [
             ("lora_r", adapter.get("r")),
             ("lora_alpha", adapter.get("lora_alpha")),
@@ -255,6 +270,16 @@ def _unsealed(config: Config, checkpoint: Checkpoint) -> Iterator[Change]:
         if old and _meaning("micro_batch_size", values.get("micro_batch_size")) != old:
             key = "micro_batch_size"
             yield Change(key, old, values.get(key), "changes the data order", ORDER[key])
+        if past := _max_steps(values) and _already_past(values, checkpoint):
+            old = state.get("max_steps")
+            yield Change("max_steps", old, values.get("max_steps"), "refused", past)
+
+
+def _world_size(checkpoint: Checkpoint) -> int:
+    """The number of processes that wrote it: each leaves its own random state."""
+    if checkpoint.seal:
+        return checkpoint.seal.world_size
+    return max(1, sum(name.startswith("rng_state_") for name in checkpoint.files or ()))
 
 
 def _data_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:

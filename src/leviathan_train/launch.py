@@ -25,6 +25,7 @@ from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, Leviath
 from leviathan_train.processes import SESSION_ENV, Process
 from leviathan_train.resume import Offer
 from leviathan_train.run import End, Run, Session, Status
+from leviathan_train.supervise import is_config_fault
 from leviathan_train.watch import PAUSE_GRACE, TERM_GRACE
 
 _POLL = 0.1
@@ -352,11 +353,6 @@ def exit_status(run: Run, end: End) -> int:
     if end.kind == "crashed":
         return USAGE if is_config_fault(end) else FAILED
     return PAUSED if checkpoints.latest(checkpoints.scan(run)) else STOPPED
-
-
-def is_config_fault(end: End) -> bool:
-    """Whether Axolotl refused the config before training could begin."""
-    return end.step is None and bool(re.match(r"ValidationError|.*validation error for ", end.why))
 
 
 def cause_in(log: Path) -> str:

@@ -213,9 +213,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# --- GPU ------------------------------------------------------------------------------------
-
-
 def _is_installed(package: str) -> bool:
     import importlib.util
 
@@ -309,9 +306,6 @@ def _process_name(pid: int) -> str:
         return "of another user or container"
 
 
-# --- disk -----------------------------------------------------------------------------------
-
-
 def _disk(
     config: Config, run: Run, found: list[Checkpoint], free_bytes: Callable[[Path], int]
 ) -> Iterator[Finding]:
@@ -359,9 +353,6 @@ def _gb(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count / 1000:.3g} kB"
-
-
-# --- Axolotl's own validation -----------------------------------------------------------------
 
 
 def run_validation(config: Config) -> Verdict:

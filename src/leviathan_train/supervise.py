@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Window:
         return begin if begin > now else begin + timedelta(days=1)
 
 
+def is_config_fault(end: End) -> bool:
+    """Whether Axolotl refused the config before training could begin."""
+    return end.step is None and bool(re.match(r"ValidationError|.*validation error for ", end.why))
+
+
 def supervise(
     start: Callable[[float | None], End],
     tell: Callable[[str], None],
@@ -85,11 +91,11 @@ def supervise(
                 continue
             deadline = min(closes.timestamp(), until or closes.timestamp())
         end = start(deadline)
-        if window and end.why == END_OF_TIME and (until is None or time.time() < until - 60):
+        if window and END_OF_TIME in end.why and (until is None or time.time() < until - 60):
             while window.closes(now()) is not None:
                 sleep(1.0)
             continue
-        if end.kind != "crashed" or max_restarts == 0:
+        if end.kind != "crashed" or max_restarts == 0 or is_config_fault(end):
             return end
         step = end.step or 0
         restarts = 1 if step > reached else restarts + 1
