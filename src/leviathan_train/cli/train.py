@@ -146,8 +146,8 @@ class Starter:
             LeviathanError: the run is training already.
         """
         config.check_inputs(self.config)
-        if not self._yes:
-            refuse_unknown(self.config)
+        for line in unknown_keys(self.config, pass_all=self._yes):
+            self.screen.line(f"⚠️  {line}")
         needs.require_gpu(self.config, has_gpu=launch.has_gpu())
         launch.check_packages()
         if session := self.run.live_session():
@@ -282,17 +282,22 @@ class Starter:
         return answer == "anew"
 
 
-def refuse_unknown(cfg: Config) -> None:
-    """Refuse keys that Axolotl would drop without a word.
+def unknown_keys(cfg: Config, *, pass_all: bool) -> list[str]:
+    """What to warn of: keys that Axolotl would drop without a word, and that may pass.
+
+    Args:
+        pass_all: let all of them pass; otherwise only those that a plugin may know.
 
     Raises:
-        UsageError: naming the first one and the key that was probably meant.
+        UsageError: naming the first one that may not pass, and the key that was meant.
     """
-    unknown = [item for item in keys.unknown_keys(cfg) if not item.maybe_of_plugin]
-    if unknown:
-        more = f" ({len(unknown) - 1} more: leviathan check)" if len(unknown) > 1 else ""
-        first = unknown[0]
+    unknown = keys.unknown_keys(cfg)
+    refused = [] if pass_all else [item for item in unknown if not item.maybe_of_plugin]
+    if refused:
+        more = f" ({len(refused) - 1} more: leviathan check)" if len(refused) > 1 else ""
+        first = refused[0]
         raise UsageError(f"{first.message}{more}", f"{first.hint} Or let it pass with:  --yes")
+    return [item.message for item in unknown]
 
 
 def _deadline(until: str | None, for_: str | None) -> float | None:
