@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All checks: lint, format, types, tests. Arguments go to pytest: ./scripts/test.sh -m 'not train'
+# All checks: lint, format, types, tests. Arguments go to pytest: ./scripts/test.sh -m slow
+# runs the matrices of real trainings that take too long for every change.
 set -euo pipefail
 
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
@@ -12,4 +13,4 @@ run() {
 run .venv/bin/python -m ruff check
 run .venv/bin/python -m ruff format --check
 run .venv/bin/python -m mypy --strict src
-run .venv/bin/python -m pytest -n 2 --dist loadscope "$@"
+run .venv/bin/python -m pytest -n 2 --dist loadscope -m "not slow" "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+# A job that a script starts with `&` ignores SIGINT, and so would every child of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = "leviathan_train.plugin.LeviathanPlugin"

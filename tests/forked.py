@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-LIMIT = 120
+LIMIT = 600
 """Seconds after which a training is ended by its alarm."""
 
 IMPORTS = (

@@ -296,7 +296,7 @@ def at_a_terminal(command: list[str], *answers: str) -> tuple[int, str]:
         command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_it
     )
     os.close(theirs)
-    screen, left, deadline = "", list(answers), time.monotonic() + 30
+    screen, left, deadline = "", list(answers), time.monotonic() + 120
     while time.monotonic() < deadline:
         if select.select([ours], [], [], 0.1)[0]:
             try:
@@ -307,7 +307,7 @@ def at_a_terminal(command: list[str], *answers: str) -> tuple[int, str]:
             screen += "\n"
             os.write(ours, left.pop(0).encode())
     os.close(ours)
-    return process.wait(timeout=10), screen
+    return process.wait(timeout=60), screen
 
 
 @pytest.mark.parametrize(

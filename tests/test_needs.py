@@ -95,6 +95,7 @@ def tried(forge: Forge, make_config: MakeConfig, folder: Path, values: dict[str,
 
 
 @pytest.mark.train
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [values for values, _ in FAILS], ids=str)
 def test_axolotl_fails_on_a_cpu_with(
     forge: Forge, make_config: MakeConfig, tmp_path: Path, values: dict[str, Any]
@@ -103,6 +104,7 @@ def test_axolotl_fails_on_a_cpu_with(
 
 
 @pytest.mark.train
+@pytest.mark.slow
 @pytest.mark.parametrize("values", TRAINS, ids=str)
 def test_axolotl_trains_on_a_cpu_with(
     forge: Forge, make_config: MakeConfig, tmp_path: Path, values: dict[str, Any]

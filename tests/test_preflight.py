@@ -190,6 +190,7 @@ def test_errors_of_pydantic_become_a_line_for_each_key() -> None:
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_axolotl_itself_is_asked_in_a_child(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:

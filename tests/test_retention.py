@@ -202,6 +202,13 @@ def test_what_another_cleanup_deleted_first_is_passed_over(tmp_path: Path) -> No
     assert steps_of(run) == [30]
 
 
+def test_a_run_that_has_no_room_for_the_lock_is_cleaned_all_the_same(tmp_path: Path) -> None:
+    """A full disk is the very reason to clean up."""
+    run = many(tmp_path, [10, 20])
+    run.records.write_text("a file where a folder should be")
+    assert clean(run, 1) == [10]
+
+
 def test_two_cleanups_at_once_both_end_well(tmp_path: Path) -> None:
     run = many(tmp_path, list(range(10, 310, 10)))
     both = [subprocess.Popen(cleanup_of(run), stdout=subprocess.DEVNULL) for _ in range(2)]

@@ -113,6 +113,9 @@ NOTED: Mapping[str, str] = {
     "lora_dropout": "from the next step",
 }
 
+_OWN_STATE = {"one_cycle", "rex", "reduce_lr_on_plateau", "greedy"}
+"""Schedules with a state of their own kind; that of any other is the same, a step count."""
+
 NOT_SETTINGS = {"axolotl_config_path", "resume_from_checkpoint", "strict"}
 """What names the files of a start and is no setting of the training."""
 
@@ -218,6 +221,8 @@ def _judged(
         return Change(key, old, new, "refused", past)
     if key == "num_epochs" and _max_steps(values):
         return Change(key, old, new, "has no effect", "max_steps decides when training ends")
+    if key == "lr_scheduler" and old != new and _OWN_STATE & {old, new}:
+        return Change(key, old, new, "refused", "the one's state cannot be loaded into the other")
     why = NOTED.get(key, "read anew by Axolotl at each start")
     return Change(key, old, new, "takes effect", why)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
         durable: also survive a power cut: fsync the file before the rename and the
             folder after it.
     """
+    import tempfile  # 5 ms that reading commands are spared
+
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:

@@ -58,6 +58,7 @@ _FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # what else of LoRA peft merges.
 _FOLDED = re.compile(r"\.(lora_[AB]\.weight|lora_magnitude_vector)$")
 _OTHER = re.compile(r"\.(lora_B\.bias|lora_embedding_[AB])$")
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
 _TOKENIZER = re.compile(
     r"(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|.*processor_config)\b.*"
 )
@@ -124,10 +125,11 @@ class Merge:
         missed, unties = set(), False
         for key in self.adapter.names():
             name = key.removeprefix(PREFIX)
-            if ".base_layer." in name and ".lora_" not in name:
-                continue  # the base's own embedding, saved along with LoRA of it
+            plain = _WRAPPED.sub(".", name)
+            if plain != name and PREFIX + plain in self.adapter.file:
+                continue  # the same again, of a vocabulary that was made larger
             whole = ".lora_" not in name
-            weight = name if whole else re.sub(r"\.lora_.*", ".weight", name)
+            weight = plain if whole else re.sub(r"\.lora_.*", ".weight", name)
             if name.endswith(".lora_B.bias"):
                 weight = weight.removesuffix("weight") + "bias"
             known = whole or _FOLDED.search(name) or _OTHER.search(name)
@@ -136,7 +138,7 @@ class Merge:
                     f"The adapter holds {name}, which fits nothing in the base.",
                     "Is the base_model of the config the one that it was trained on?",
                 )
-            folds = (whole and weight.endswith(".weight")) or _FOLDED.search(name)
+            folds = (whole and name == weight and name.endswith(".weight")) or _FOLDED.search(name)
             if not folds or not (weight in on_disk or skeleton.fuses):
                 missed.add(weight)
             unties |= weight in tied

@@ -6,6 +6,7 @@ and transformers 5.16.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from leviathan_train import adapters
 from leviathan_train.adapters import PREFIX, read_header, weight_files
 from leviathan_train.errors import LeviathanError
 from leviathan_train.merging import Job
+
+_WRAPPING = re.compile(r"\.base_layer|\.modules_to_save\.default")
+_NOT_WHOLE = re.compile(r"\.(lora_\w+|original_module)\.")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -135,11 +139,12 @@ class Reference:
         self._layers: dict[str, Any] = {}
         for name, module in model.named_modules():
             if isinstance(module, BaseTunerLayer):
-                self._layers[name.replace(".base_layer", "")] = module
+                self._layers[_WRAPPING.sub("", name)] = module
         self._whole = {
-            name.replace(".modules_to_save.default", "").replace(".base_layer", ""): value.detach()
+            _WRAPPING.sub("", name): value.detach()
             for name, value in model.named_parameters(remove_duplicate=False)
-            if ".lora_" not in name and value.untyped_storage().nbytes() > value.element_size()
+            if not _NOT_WHOLE.search(name)
+            and value.untyped_storage().nbytes() > value.element_size()
         }
         self.changed = set(self._whole) | {f"{path}.weight" for path in self._layers}
         self.changed |= {

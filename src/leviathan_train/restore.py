@@ -110,7 +110,10 @@ def apply_settings(trainer: Any, fresh: list[Group], max_steps: int) -> str | No
                 changed.append(key)
                 real[key] = value
     if rebuilt is not None:
-        scheduler.load_state_dict(rebuilt.state_dict())
+        state = rebuilt.state_dict()
+        for key in set(scheduler.state_dict()) - set(state):
+            del scheduler.__dict__[key]  # left by a schedule of another kind
+        scheduler.load_state_dict(state)
     after = [group["lr"] for group in optimizer.param_groups]
     others = sorted(set(changed) - {"lr", "initial_lr"})
     told = []
@@ -123,15 +126,30 @@ def apply_settings(trainer: Any, fresh: list[Group], max_steps: int) -> str | No
 
 
 def counts(trainer: Any) -> tuple[int | None, int | None]:
-    """Updates that the loaded optimizer has made, and steps that the loaded schedule counts."""
+    """Updates that the loaded optimizer has made, and steps that the loaded schedule counts.
+
+    An optimizer without state, or whose every moment is 0, has made none.
+    """
     made: int | None = None
-    for entry in trainer.optimizer.state_dict().get("state", {}).values():
+    state = trainer.optimizer.state_dict().get("state")
+    for entry in (state or {}).values():
         if isinstance(entry, Mapping) and "step" in entry:
             made = max(made or 0, int(entry["step"]))
-    if made is None and trainer.optimizer.state_dict().get("state") == {}:
+    if state == {} or (made and _all_zero(state)):
         made = 0
     last = getattr(trainer.lr_scheduler, "last_epoch", None)
     return made, last if isinstance(last, int) else None
+
+
+def _all_zero(state: Any) -> bool:
+    moments = [
+        value
+        for entry in state.values()
+        if isinstance(entry, Mapping)
+        for key, value in entry.items()
+        if key != "step" and isinstance(value, torch.Tensor) and value.is_floating_point()
+    ]
+    return bool(moments) and not any(bool(moment.any()) for moment in moments)
 
 
 def _schedule_at(

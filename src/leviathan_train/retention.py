@@ -174,7 +174,9 @@ def carry_out(
     found = [item.checkpoint for item in items]
     if all(item.keep for item in items) and not leftovers(run):
         return deleted
-    with run.locked():
+    with contextlib.ExitStack() as lock:
+        with contextlib.suppress(OSError):  # a full disk may have no room for the lock
+            lock.enter_context(run.locked())
         sweep(run)
         for item in items:
             checkpoint = item.checkpoint
@@ -198,7 +200,8 @@ def delete(run: Run, checkpoint: Checkpoint) -> None:
         OSError: the folder could not be renamed or removed.
     """
     remove_tree(checkpoint.path, run.path / f".leviathan-deleting-{checkpoint.name}")
-    (run.verified / f"{checkpoint.name}.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # of no use any more, and no harm
+        (run.verified / f"{checkpoint.name}.json").unlink()
 
 
 def remove_tree(path: Path, doomed: Path) -> None:

@@ -16,8 +16,14 @@ LOSS_JUMP = 0.5
 NEEDED = 3
 """Logged losses after the seam that a verdict on the loss needs."""
 _LOOK_BACK = 20
+_TREND = 12
+"""Logged losses before the seam that tell where the loss was going."""
 _SIGMAS = 5.0
+_LEAST = 0.02
+"""Share of the loss below which a jump is none, however small the noise."""
 _RATE_TOLERANCE = 0.02
+_RATE_SLOPES = 1.5
+_RATE_JUMP = 0.2
 _GRADIENT_FACTOR = 10.0
 _MEMORY_FACTOR = 1.10
 
@@ -75,13 +81,13 @@ class Seam:
             return Verdict("broken", "the loss is not a number: use an earlier checkpoint")
         if len(new) < NEEDED or len(losses) < NEEDED:
             return Verdict("too early", f"{len(new)} of {NEEDED} logged steps")
-        recent = losses[-_LOOK_BACK:]
+        recent = losses[-_TREND:]
         jump, limit = self._jump(recent, new[:NEEDED])
         told = f"loss {recent[-1]:.3f} -> {new[0]:.3f}"
         if jump > limit and not self.changed:
             cause = "the adapter is of another step, or the data or the optimizer is not as it was"
             return Verdict("broken", f"{told}, a jump of {jump:.2f} (limit {limit:.2f}): {cause}")
-        if fault := self._gradient_fault():
+        if fault := self._rate_jump() or self._gradient_fault():
             return Verdict("broken", fault)
         parts = [told]
         if self.expected_rate is not None:
@@ -91,16 +97,23 @@ class Seam:
         return Verdict("continuous", ", ".join(parts))
 
     def _jump(self, recent: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
-        """How far the loss moved up or down at the seam, and how far it may, in nats."""
-        half = recent[-max(NEEDED, len(recent) // 2) :]
-        level = sum(half) / len(half)
-        steps = [abs(b - a) for a, b in pairwise(recent)]
-        # The median step between neighbours is 0.954 sigma for independent noise.
-        noise = median(steps) / 0.954 if steps else 0.0
-        error = noise * math.sqrt(1 / len(new) + 1 / len(half))
-        drift = abs(recent[-1] - recent[0]) / max(1, len(recent) - 1) * (len(half) / 2 + NEEDED)
-        limit = max(_SIGMAS * error + drift, 0.02 * abs(level))
-        return abs(sum(new) / len(new) - level), min(limit, LOSS_JUMP) if noise < 0.1 else limit
+        """How far the loss is from where it was going, and how far it may be, in nats.
+
+        A falling loss goes on to fall, but less and less: anywhere between the recent level
+        and the recent line drawn on is where it was going.
+        """
+        level, slope = sum(recent) / len(recent), _slope(recent)
+        drawn_on = level + slope * ((len(recent) - 1) / 2 + (len(new) + 1) / 2)
+        middle = (len(recent) - 1) / 2
+        off = [loss - level - slope * (at - middle) for at, loss in enumerate(recent)]
+        # Two of the points went into the line; the last factor is for few points.
+        noise = math.sqrt(sum(d * d for d in off) / max(1, len(off) - 2)) * (1 + 2 / len(off))
+        limit = max(
+            _SIGMAS * noise * math.sqrt(1 / len(new) + 1 / len(recent)), _LEAST * abs(level)
+        )
+        now = sum(new) / len(new)
+        jump = max(0.0, now - max(level, drawn_on), min(level, drawn_on) - now)
+        return jump, min(limit, LOSS_JUMP) if noise < LOSS_JUMP / _SIGMAS else limit
 
     def _state_fault(self) -> str:
         if self.optimizer_steps is not None and self.optimizer_steps != self.step:
@@ -127,6 +140,28 @@ class Seam:
             return f"learning_rate is {rate:.3e}, the schedule says {self.expected_rate:.3e}"
         return ""
 
+    def _rate_jump(self) -> str:
+        """A jump of the logged rate at the seam that the schedule makes nowhere near it."""
+        before, after = (
+            [(int(e["step"]), float(e["learning_rate"])) for e in log if "learning_rate" in e]
+            for log in (self.before[-_LOOK_BACK:], self.after)
+        )
+        if self.changed or len(before) < 2 or len(after) < 2:
+            return ""
+        slope = max(
+            abs(new - old) / max(1, at - since)
+            for log in (before, after)
+            for (since, old), (at, new) in pairwise(log)
+        )
+        (since, old), (at, new) = before[-1], after[0]
+        peak = max(float(e.get("learning_rate") or 0) for e in self.before)
+        restart = old < 0.1 * peak and 0.95 * peak <= new <= 1.05 * peak
+        if restart or abs(new - old) <= _RATE_SLOPES * slope * (at - since) + _RATE_JUMP * max(
+            old, new
+        ):
+            return ""
+        return f"learning_rate jumped from {old:.3e} to {new:.3e}"
+
     def _gradient_fault(self) -> str:
         before = [float(e["grad_norm"]) for e in self.before if e.get("grad_norm")]
         after = [float(e["grad_norm"]) for e in self.after[:NEEDED] if e.get("grad_norm")]
@@ -143,3 +178,12 @@ class Seam:
         word = "as before" if self.memory_after <= _MEMORY_FACTOR * self.memory_before else "MORE"
         before, after = self.memory_before / (1 << 30), self.memory_after / (1 << 30)
         return f"GPU memory {before:.1f} -> {after:.1f} GiB, {word}"
+
+
+def _slope(values: Sequence[float]) -> float:
+    """Of the line of least squares through values at equal distances."""
+    middle = (len(values) - 1) / 2
+    weights = [index - middle for index in range(len(values))]
+    return sum(w * value for w, value in zip(weights, values, strict=True)) / sum(
+        w * w for w in weights
+    )

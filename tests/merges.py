@@ -1,0 +1,239 @@
+"""Merges by the merge's own code in about a second: a server imports it once and forks for each.
+
+For what does not concern the command line. Adapters come from peft with weights at random,
+so that each changes what its model answers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from leviathan_train.merging import Job
+
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROMPTS = ["What is 12 + 30?", "Give the opposite of the word. deep", "tide reef mast kelp"]
+
+
+IMPORTS = (
+    "leviathan_train.merge",
+    "peft.tuners.lora.bnb",
+    "transformers.models.llama.modeling_llama",
+)
+
+
+class Foundry:
+    """The server's client. Use it in a `with`."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Foundry:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _ask(self, **order: Any) -> Any:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        assert "trace" not in answer, answer["trace"]
+        return answer
+
+    def model(self, like: Path, out: Path, *, dtype: str = "float32", **config: Any) -> Path:
+        """Write a model of random weights, as `like` but for `config`."""
+        self._ask(do="model", like=str(like), out=str(out), dtype=dtype, config=config)
+        return out
+
+    def adapter(self, base: Path, out: Path, *, rows: int = 0, **lora: Any) -> Path:
+        """Write an adapter of random weights; of `rows` in the vocabulary, if given."""
+        self._ask(do="adapter", base=str(base), out=str(out), rows=rows, lora=lora)
+        return out
+
+    def merge(self, base: Path, adapter: Path, out: Path, **job: Any) -> Any:
+        """Merge; the result, or `{"refused": why}`."""
+        values = {
+            "quantised": False,
+            "double_quant": True,
+            "quantise_experts": False,
+            "skip_modules": None,
+            "dtype": "float32",
+            "trust_remote_code": False,
+            "prove": "logits",
+            "parent": 0,
+        } | job
+        order = asdict(Job(base=str(base), adapter=str(adapter), out=str(out), **values))
+        return self._ask(do="merge", job=order)
+
+    def prove(self, base: Path, adapter: Path, merged: Path) -> Any:
+        """Compare a merged model with another adapter than its own, or the same."""
+        return self._ask(do="prove", base=str(base), adapter=str(adapter), merged=str(merged))
+
+    def axolotl(self, base: Path, adapter: Path, out: Path) -> None:
+        """Merge as Axolotl does by itself what was trained in 4 bits."""
+        self._ask(do="axolotl", base=str(base), adapter=str(adapter), out=str(out))
+
+    def compare(self, base: Path, adapter: Path, merged: Path, *, in_4bit: bool) -> Any:
+        """How the answers of a merged model differ from those of base and adapter.
+
+        Returns:
+            `difference`: of logits, at most; `agreement`: share of the same most likely
+            token; `generated`: how many tokens plain transformers generate with it.
+        """
+        order = {"base": str(base), "adapter": str(adapter), "merged": str(merged)}
+        return self._ask(do="compare", in_4bit=in_4bit, **order)
+
+
+def _model(like: str, out: str, dtype: str, config: dict[str, Any]) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    values = AutoConfig.from_pretrained(like)
+    size = config.pop("max_shard_size", "5GB")
+    for key, value in config.items():
+        setattr(values, key, value)
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(values, dtype=getattr(torch, dtype))
+    model.save_pretrained(out, max_shard_size=size)
+    AutoTokenizer.from_pretrained(like).save_pretrained(out)
+
+
+def _adapter(base: str, out: str, rows: int, lora: dict[str, Any]) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(2)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if rows:
+        model.resize_token_embeddings(rows)
+    values = {"r": 8, "lora_alpha": 16, "target_modules": LAYERS, "task_type": "CAUSAL_LM"}
+    adapted = get_peft_model(model, LoraConfig(**values | lora))
+    for name, value in adapted.named_parameters():
+        if "magnitude" in name:
+            value.data *= 1 + 0.1 * torch.rand_like(value)
+        elif value.requires_grad:
+            value.data += 0.05 * torch.randn_like(value)
+    adapted.save_pretrained(out)
+    AutoTokenizer.from_pretrained(base).save_pretrained(out)
+
+
+def _merge(job: dict[str, Any]) -> Any:
+    from leviathan_train.errors import LeviathanError
+    from leviathan_train.merge import Merge
+
+    try:
+        return Merge(Job(**job), lambda event, **values: None).run()
+    except LeviathanError as error:
+        return {"refused": error.message}
+
+
+def _prove(base: str, adapter: str, merged: str) -> Any:
+    from leviathan_train.errors import LeviathanError
+    from leviathan_train.merge import Merge
+
+    job = Job(base, adapter, merged, False, True, False, None, "float32", False, "weights", 0)
+    try:
+        return Merge(job, lambda event, **values: None)._prove_weights()
+    except LeviathanError as error:
+        return {"refused": error.message}
+
+
+def _axolotl(base: str, adapter: str, out: str) -> None:
+    from axolotl.cli.utils.lora_merge import merge_lora_sharded_efficient
+
+    merge_lora_sharded_efficient(base, adapter, out, simulate_nf4=True)
+
+
+def _compare(base: str, adapter: str, merged: str, in_4bit: bool) -> Any:
+    import torch
+    from peft import PeftModel
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    prompts = [tokenizer(text, return_tensors="pt").input_ids for text in PROMPTS]
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    reference = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, quantization_config=nf4 if in_4bit else None
+    )
+    with safe_open(f"{adapter}/adapter_model.safetensors", "pt") as stream:
+        whole = [key for key in stream.keys() if key.endswith("embed_tokens.weight")]  # noqa: SIM118
+        rows = stream.get_slice(whole[0]).get_shape()[0] if whole else 0
+    if rows and rows != reference.config.vocab_size:
+        reference.resize_token_embeddings(rows)
+    reference = PeftModel.from_pretrained(reference, adapter).eval()
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+    difference, same = 0.0, []
+    with torch.no_grad():
+        for prompt in prompts:
+            a, b = reference(prompt).logits, model(prompt).logits
+            difference = max(difference, float((a - b).abs().max()))
+            same.append((a.argmax(-1) == b.argmax(-1)).flatten())
+        new = model.generate(prompts[0], max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    return {
+        "difference": difference,
+        "agreement": float(torch.cat(same).float().mean()),
+        "generated": new.shape[1] - prompts[0].shape[1],
+    }
+
+
+_DEEDS = {
+    "model": _model,
+    "adapter": _adapter,
+    "merge": _merge,
+    "prove": _prove,
+    "axolotl": _axolotl,
+    "compare": _compare,
+}
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the libraries print is no answer
+    for name in IMPORTS:
+        importlib.import_module(name)
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                answer = _DEEDS[order.pop("do")](**order)
+            except BaseException:
+                answer = {"trace": traceback.format_exc()}
+            answers.write(json.dumps(answer or {}) + "\n")
+            answers.flush()
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    _serve()
