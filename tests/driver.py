@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LEVIATHAN = str(Path(sys.executable).with_name("leviathan"))
-PATIENCE = 240.0
+PATIENCE = 480.0
 
 Status = dict[str, Any]
 

@@ -69,6 +69,7 @@ def test_two_pauses_leave_no_trace(
     assert not found, f"seed {seed}, paused at {one} and {two}: {found[:5]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["rng", "scheduler"])
 def test_the_comparison_sees_a_state_that_was_not_restored(
     straight: tuple[Path, Path, int], env: dict[str, str], lost: str
@@ -110,6 +111,7 @@ def break_state(checkpoint: Path, lost: str) -> None:
     reseal(run, found)
 
 
+@pytest.mark.slow
 def test_a_pause_in_an_evaluation_is_made_up_for(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_dead_command_line_leaves_a_training_that_can_be_paused(
     assert not processes_of(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_another_host_reaches_a_run_through_the_shared_folder(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:
