@@ -440,7 +440,7 @@ def test_a_disk_that_fills_up_keeps_the_old_model(
     try:
         goal = disk / "m"
         shutil.copytree(bases["tied"], goal)
-        process = begin([*large, str(goal), "--yes"], "Merging", env)
+        process = begin([*large, str(goal), "--yes"], "Merging shard", env)
         with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError):
             while True:
                 filler.write(b"0" * (1 << 20))
