@@ -107,6 +107,11 @@ def _unfinished(run: Run, found: list[Checkpoint]) -> UsageError:
     most = (status and status.max_steps) or (newest and newest.facts.max_steps)
     state = "it is training" if session and not end else f"it {end.kind if end else 'ended'}"
     where = f" at step {step}{f' of {most}' if most else ''}" if step else ""
+    if session is None and newest is None and not (run.path / WEIGHTS).is_file():
+        return UsageError(
+            f"{run.name} has not been trained: there is nothing in {run.path}.",
+            "Train it first:  leviathan train CONFIG",
+        )
     config = config_of(run)
     hint = f"Train it first:  leviathan train {config.path if config else 'CONFIG'}"
     if newest:

@@ -246,9 +246,11 @@ class Merge:
             like = self.base.header.get(key, merged.header[key])["dtype"]
             if merged.header[key]["dtype"] != like:
                 wrong(f"{key} is {merged.header[key]['dtype']} instead of {like}")
-            changed = names[key] in reference.changed
-            wanted = reference.tensor(str(names[key]))
-            largest = max(largest, compare(key, merged.tensor(key), wanted, exact=not changed))
+            got, name = merged.tensor(key), str(names[key])
+            if name in reference.changed:
+                largest = max(largest, compare(key, got, reference.tensor(name)))
+            elif not torch.equal(got, reference.before(name)):
+                wrong(f"{key}, which the adapter leaves alone, is not the base's")
         self._progress("proving", len(keys), len(keys))
         return {
             "tensors": len(names),
@@ -280,22 +282,18 @@ def wrong(what: str) -> None:
     )
 
 
-def compare(key: str, got: Any, wanted: Any, *, exact: bool) -> float:
+def compare(key: str, got: Any, wanted: Any) -> float:
     """The largest difference of a tensor as written from what it shall be, in 32 bits.
 
-    Args:
-        exact: whether they must be equal; else rounding to the format of `got` is allowed.
-
     Raises:
-        LeviathanError: they differ by more, or in shape.
+        LeviathanError: they differ by more than its format rounds, or in shape.
     """
     if got.shape != wanted.shape:
         wrong(f"{key} has the shape {list(got.shape)} instead of {list(wanted.shape)}")
-    difference = got.float() - wanted
-    largest = float(difference.abs().max())
     rounding = float((wanted.to(got.dtype).float() - wanted).norm())
-    allowed = 0.0 if exact else 1.5 * rounding + 1e-6 * float(wanted.norm())
-    if not float(difference.norm()) <= allowed:
+    difference = got.float().sub_(wanted)
+    largest = float(difference.abs().max())
+    if not float(difference.norm()) <= 1.5 * rounding + 1e-6 * float(wanted.norm()):
         wrong(f"{key} differs by up to {largest:.3g}")
     return largest
 

@@ -202,13 +202,10 @@ def merge(plan: Plan, on_progress: Callable[[Progress], None]) -> Record:
         KeyboardInterrupt: it was interrupted; likewise.
     """
     began, started = time.time(), time.monotonic()
-    handle, name = tempfile.mkstemp(prefix="leviathan_merge_", suffix=".log")
-    os.close(handle)
-    log = Path(name)
-    with _interruptible(), _working(plan.goal) as folder:
+    with _Interrupts() as interrupts, _log() as log, _working(plan.goal) as folder:
         out = folder / "merged"
         try:
-            result, files = _run_child(_job(plan, out), folder / "job.json", log, on_progress)
+            result, files = _run_child(_job(plan, out), log, on_progress, interrupts)
             record = _record(plan, result, began, round(time.monotonic() - started, 3))
             write_text(out / "README.md", card.render(record, plan.settings, plan.base))
             for file in sorted(out.iterdir()):
@@ -216,13 +213,29 @@ def merge(plan: Plan, on_progress: Callable[[Progress], None]) -> Record:
                     files[file.name] = _settle(file)
             record["files"] = dict(sorted(files.items()))
             write_json(out / RECORD, record, durable=True)
+            interrupts.check()
             _publish(out, plan.goal, folder / "replaced")
         except _ChildError as error:
             raise _explained(str(error), plan, log) from None
         except OSError as error:
             raise _explained(f"{error.strerror}: {error.filename}", plan, log) from None
-    log.unlink(missing_ok=True)
     return record
+
+
+@contextlib.contextmanager
+def _log() -> Iterator[Path]:
+    """A file for what the libraries print; it stays where an error names it."""
+    handle, name = tempfile.mkstemp(prefix="leviathan_merge_", suffix=".log")
+    os.close(handle)
+    named = False
+    try:
+        yield Path(name)
+    except LeviathanError as error:
+        named = name in (error.hint or "")
+        raise
+    finally:
+        if not named:
+            os.unlink(name)
 
 
 class _ChildError(Exception):
@@ -259,18 +272,19 @@ def _training_dtype(settings: Mapping[str, Any]) -> str:
 
 
 def _run_child(
-    job: Job, job_file: Path, log: Path, on_progress: Callable[[Progress], None]
+    job: Job, log: Path, on_progress: Callable[[Progress], None], interrupts: _Interrupts
 ) -> tuple[Record, Record]:
     """Run the merge's own process; its result, and the files that were settled meanwhile.
 
     Raises:
         LeviathanError: what it refused.
         _ChildError: what it died of.
+        KeyboardInterrupt: it was interrupted.
     """
+    job_file = Path(job.out).with_name("job.json")
     write_json(job_file, asdict(job))
     on_progress(Progress("loading", 0, 1))
     reader, writer = os.pipe()  # stdout is no channel: libraries write to it at import
-    reader, writer = os.pipe()  # stdout is the libraries', they print there
     with log.open("ab") as stream, contextlib.closing(os.fdopen(reader)) as events:
         process = subprocess.Popen(
             [sys.executable, "-m", "leviathan_train.merge", str(job_file), str(writer)],
@@ -281,8 +295,10 @@ def _run_child(
             start_new_session=True,  # Ctrl+C reaches us alone, and we end it
         )
         os.close(writer)
+        interrupts.end(process)
         try:
             result, files = _hear(events, Path(job.out), log, on_progress)
+            interrupts.check()
             if process.wait() == -signal.SIGKILL:
                 raise _ChildError("it was killed from outside, perhaps for want of memory")
             if process.returncode or result is None:
@@ -396,20 +412,38 @@ def _lock(file: Path) -> IO[str] | None:
     return None
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end a merge as Ctrl+C does, leaving nothing behind."""
+class _Interrupts:
+    """Ctrl+C, SIGTERM and a closed terminal, heard where nothing is left behind."""
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self._heard = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, Any] = {}
 
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> _Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: object) -> None:
+        self._heard = True
+        if self._child:
+            self._child.kill()
+
+    def end(self, child: subprocess.Popen[bytes]) -> None:
+        """End `child` at an interrupt, also at one that was heard before."""
+        self._child = child
+        if self._heard:
+            child.kill()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self._heard:
+            raise KeyboardInterrupt
 
 
 def _record(plan: Plan, result: Record, began: float, seconds: float) -> Record:

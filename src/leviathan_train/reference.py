@@ -156,12 +156,12 @@ class Reference:
         path, _, part = name.rpartition(".")
         layer = self._layers.get(path)
         if layer is None:
-            return self._before(name).float()
+            return self.before(name).float()
         inner = layer.get_base_layer()
         stand_ins = dict(inner._parameters)
         try:
             for own in [own for own, value in stand_ins.items() if value is not None]:
-                real = self._before(f"{path}.{own}").to(torch.float32, copy=True)
+                real = self.before(f"{path}.{own}").to(torch.float32, copy=True)
                 inner._parameters[own] = torch.nn.Parameter(real, requires_grad=False)
             layer.merge(adapter_names=["default"])
             return inner._parameters[part].detach()
@@ -169,7 +169,7 @@ class Reference:
             layer.merged_adapters.clear()
             inner._parameters.update(stand_ins)
 
-    def _before(self, name: str) -> Any:
+    def before(self, name: str) -> Any:
         """The tensor without LoRA: brought whole by the adapter, or the base's as trained on."""
         if name in self._whole:
             return self._whole[name]

@@ -125,8 +125,10 @@ class _Screen:
             sys.stdout.write(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}")
             sys.stdout.flush()
             self._drawn = True
-        elif now.phase != "proving" or now.done == 0:
-            print(text.rstrip(), flush=True)
+        elif now.phase != "proving":
+            print(text, flush=True)
+        elif now.done == 0:
+            print("Proving...", flush=True)
 
     def close(self) -> None:
         """Take the drawn line away."""
