@@ -32,7 +32,6 @@ from forked import Forge, Outcome  # noqa: E402
 
 STEPS = {1: 60, 5: 120}
 """Length of the training by `logging_steps`."""
-SPARSE = {1: 1, 5: 2}
 
 
 def main() -> None:
@@ -104,7 +103,7 @@ class Bench:
             "max_steps": STEPS[logging_steps],
             "num_epochs": 100,
             "logging_steps": logging_steps,
-            "save_steps": 4 * SPARSE[logging_steps],
+            "save_steps": 3,
             "save_total_limit": 1000,
             "eval_steps": 1000,
         }
@@ -124,8 +123,8 @@ class Bench:
             The verdict, and what the judge had seen.
         """
         origin, last = self.origins[logging_steps], STEPS[logging_steps]
-        every = 4 * SPARSE[logging_steps]
-        step = every * dice.randrange(2 + logging_steps // 2, (last - 4 * logging_steps) // every)
+        steps = range(4 * logging_steps, last - 4 * logging_steps)
+        step = dice.choice([at for at in steps if (origin.run / f"checkpoint-{at}").is_dir()])
         checkpoint = origin.run / f"checkpoint-{step}"
         path = self.config(logging_steps, resume_from_checkpoint=str(checkpoint))
         settings: dict[str, Any] = {}
@@ -203,7 +202,7 @@ def seal_again(checkpoint: Path) -> None:
 
 def watch_the_judge() -> None:
     """End the training at the verdict, and write down what it was made from."""
-    from leviathan_train.callback import LeviathanCallback
+    from leviathan_train.callback import LeviathanCallback, leave_process
 
     original = LeviathanCallback._judge_seam
 
@@ -211,7 +210,7 @@ def watch_the_judge() -> None:
         original(self, seam)
         if self.seam is None or self.trainer.state.global_step >= self.trainer.state.max_steps - 5:
             Path("judge.json").write_text(json.dumps(asdict(seam)))
-            os._exit(0)
+            leave_process()
 
     LeviathanCallback._judge_seam = judge
 

@@ -150,6 +150,8 @@ def test_epochs_that_are_already_past_are_refused_unless_the_steps_decide(
         ("cosine", "linear", "takes effect"),
         (None, "constant", "takes effect"),
         ("cosine", "rex", "refused"),
+        ("rex", "cosine", "refused"),
+        ("cosine", "one_cycle", "refused"),
         ("one_cycle", "cosine", "refused"),
         ("rex", "one_cycle", "refused"),
     ],

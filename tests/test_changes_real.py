@@ -33,6 +33,7 @@ SHORT: Mapping[str, Any] = {
     "lora_target_modules": ["q_proj", "v_proj"],
     "lora_dropout": None,
     "warmup_steps": 2,
+    "dataloader_num_workers": 0,
 }
 
 
@@ -235,14 +236,13 @@ ALONE: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "peft_use_rslora": ({"peft_use_rslora": True}, SILENT),
     "peft_layers_to_transform": ({"peft_layers_to_transform": [0]}, GROUP_SIZE),
     "unfrozen_parameters": ({"unfrozen_parameters": ["embed"]}, GROUP_SIZE),
-    "sequence_len": ({"sequence_len": 96}, SILENT),
+    "sequence_len": ({"sequence_len": 256}, SILENT),
     "sample_packing": ({"sample_packing": True, "pad_to_sequence_len": True}, SILENT),
     "chat_template": ({"chat_template": "chatml"}, SAME),
     "special_tokens": ({"special_tokens": {"pad_token": "<another>"}}, SILENT),
     "tokens": ({"tokens": ["<another>"]}, "lora_modules_to_save"),
     "optimizer: adafactor": ({"optimizer": "adafactor"}, "KeyError: 'beta1'"),
     "optimizer: adamw_bnb_8bit": ({"optimizer": "adamw_bnb_8bit"}, "KeyError: 'state1'"),
-    "lr_scheduler: rex": ({"lr_scheduler": "rex"}, "KeyError"),
     "lr_scheduler: one_cycle": ({"lr_scheduler": "one_cycle"}, "KeyError"),
     "loraplus_lr_ratio": ({"loraplus_lr_ratio": 16}, GROUP_NUMBER),
     "embedding_lr": ({"embedding_lr": 0.001}, GROUP_NUMBER),

@@ -221,7 +221,7 @@ def _judged(
         return Change(key, old, new, "refused", past)
     if key == "num_epochs" and _max_steps(values):
         return Change(key, old, new, "has no effect", "max_steps decides when training ends")
-    if key == "lr_scheduler" and old != new and _OWN_STATE & {old, new}:
+    if key == "lr_scheduler" and _OWN_STATE & {old, new}:
         return Change(key, old, new, "refused", "the one's state cannot be loaded into the other")
     why = NOTED.get(key, "read anew by Axolotl at each start")
     return Change(key, old, new, "takes effect", why)

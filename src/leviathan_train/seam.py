@@ -24,6 +24,8 @@ _LEAST = 0.02
 _RATE_TOLERANCE = 0.02
 _RATE_SLOPES = 1.5
 _RATE_JUMP = 0.2
+_NEAR = 4
+"""Logged rates before the seam whose slopes tell what the schedule does near it."""
 _GRADIENT_FACTOR = 10.0
 _MEMORY_FACTOR = 1.10
 
@@ -144,13 +146,13 @@ class Seam:
         """A jump of the logged rate at the seam that the schedule makes nowhere near it."""
         before, after = (
             [(int(e["step"]), float(e["learning_rate"])) for e in log if "learning_rate" in e]
-            for log in (self.before[-_LOOK_BACK:], self.after)
+            for log in (self.before, self.after)
         )
         if self.changed or len(before) < 2 or len(after) < 2:
             return ""
         slope = max(
             abs(new - old) / max(1, at - since)
-            for log in (before, after)
+            for log in (before[-_NEAR:], after)
             for (since, old), (at, new) in pairwise(log)
         )
         (since, old), (at, new) = before[-1], after[0]
