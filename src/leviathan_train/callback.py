@@ -22,6 +22,7 @@ from transformers.integrations import TensorBoardCallback
 
 import leviathan_train
 from leviathan_train import checkpoints, restore, retention
+from leviathan_train import seal as seals
 from leviathan_train.checkpoints import Facts, Seal
 from leviathan_train.config import Config, input_facts, redact
 from leviathan_train.errors import LeviathanError
@@ -63,6 +64,7 @@ class LeviathanCallback(TrainerCallback):
         self.sealing: threading.Thread | None = None
         self.seal_error: BaseException | None = None
         self.began = self.saved_at = time.monotonic()
+        self.first_step = 0
         self.trained_before = 0.0
         self.step_began = 0.0
         self.seam: Seam | None = None
@@ -87,9 +89,14 @@ class LeviathanCallback(TrainerCallback):
         # Rotation goes by mtime, before the new checkpoint is safe (trainer.py:3148).
         args.save_total_limit = None
         self.resumed = self._resumed_checkpoint()
+        self.resumed_seal: Seal | None = None
         if self.resumed:
             # A full evaluation before the first step; it also repacks 4-bit weights.
             args.eval_on_start = False
+            if checkpoints.is_sealed(self.resumed):
+                self.resumed_seal = seals.read(self.resumed)
+            if self.resumed_seal and (position := self.resumed_seal.trainer.get("position")):
+                restore.set_position(trainer, position)
             self._skip_loop_if_done()
             self._drop_replayed_steps()
         self._wrap_save()
@@ -158,9 +165,12 @@ class LeviathanCallback(TrainerCallback):
         watch = self.life.watch
         if self.life.world_size > 1 and dist.is_initialized():
             self.group = dist.new_group(backend="gloo")
-        seal = self._restore(state) if self.resumed else None
+        seal = self.resumed_seal
+        if self.resumed:
+            self._restore(self.resumed, state)
         # transformers keeps the checkpoint's own intervals (trainer.py:1578).
         state.compute_steps(args, state.max_steps)
+        self.first_step = state.global_step
         watch.last_step = state.global_step or None
         watch.tell(step=state.global_step, max_steps=state.max_steps, epoch=state.epoch)
         if self.life.rank == 0:
@@ -174,10 +184,8 @@ class LeviathanCallback(TrainerCallback):
         self.began = self.saved_at = time.monotonic()
         self.step_began = time.perf_counter()
 
-    def _restore(self, state: Any) -> Seal | None:
-        checkpoint = self.resumed
-        assert checkpoint is not None
-        life, trainer = self.life, self.trainer
+    def _restore(self, checkpoint: Path, state: Any) -> None:
+        life, trainer, seal = self.life, self.trainer, self.resumed_seal
         expected = life.session.launch.get("resume_step")
         if expected is not None and state.global_step != expected:
             raise LeviathanError(
@@ -187,7 +195,6 @@ class LeviathanCallback(TrainerCallback):
         if life.rank == 0:
             for name in restore.prove_loaded(trainer, checkpoint):
                 life.say(f"✅ Loaded {name}")
-        seal = Seal.from_json(read_json(checkpoint / checkpoints.SEAL))
         restore.restore_callbacks(trainer)
         counts = restore.counts(trainer)
         changed = None
@@ -211,7 +218,6 @@ class LeviathanCallback(TrainerCallback):
             self.trained_before = seal.seconds_trained
         life.watch.last_checkpoint = checkpoint.name
         life.watch.tell(last_checkpoint=checkpoint.name)
-        return seal
 
     def _make_up_evaluation(self) -> None:
         """The evaluation that a pause broke off, so that the log has no gap."""
@@ -230,6 +236,10 @@ class LeviathanCallback(TrainerCallback):
         )
 
     # -- the loop --------------------------------------------------------------------
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.resumed and state.global_step == self.first_step:
+            restore.pack_anew(kwargs["train_dataloader"], int(state.epoch or 0))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.pausing:  # no save came at the step's end, as after save_strategy: best
@@ -375,6 +385,7 @@ class LeviathanCallback(TrainerCallback):
             config=redact(dict(self.config.values)),
             trainer={
                 "loss_sums": sums,
+                "position": restore.position(self.trainer),
                 "evaluation_owed": self.evaluation_owed,
                 "inputs": input_facts(self.config),
                 "gpu_memory": gpu_memory(),
@@ -398,9 +409,16 @@ class LeviathanCallback(TrainerCallback):
         self.life.watch.last_checkpoint = path.name
         self.life.watch.tell(last_checkpoint=path.name, last_checkpoint_at=time.time())
         if self.policy:
-            for item in retention.plan(checkpoints.scan(run), self.policy):
+            in_use = {seal.facts.step: "just saved"}
+            for item in retention.plan(checkpoints.scan(run), self.policy, in_use=in_use):
                 if not item.keep:
-                    retention.delete(run, item.checkpoint)
+                    self._delete(run, item.checkpoint)
+
+    def _delete(self, run: Run, checkpoint: checkpoints.Checkpoint) -> None:
+        try:
+            retention.delete(run, checkpoint)
+        except OSError as error:  # one checkpoint too many is no reason to end a training
+            self.life.say(f"⚠️  {checkpoint.name} could not be deleted: {error.strerror}")
 
     def _join_sealing(self) -> None:
         if self.sealing:

@@ -8,6 +8,7 @@ it lets the checkpoint's optimizer settings and schedule win over the config's.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,57 @@ def set_loss_sums(trainer: Any, sums: list[float]) -> None:
     trainer._tr_loss.fill_(sums[0])
     trainer._total_loss_scalar = sums[1]
     trainer._globalstep_last_logged = int(sums[2])
+
+
+def position(trainer: Any) -> dict[str, int]:
+    """Where training stands in the data, in batches of one rank.
+
+    `global_step` alone does not tell: an epoch of packed rows may end some batches early.
+    """
+    batches = len(trainer.callback_handler.train_dataloader) * trainer.get_sp_size()
+    epoch, done = divmod(round(trainer.state.epoch * batches), batches)
+    accumulation = int(trainer.args.gradient_accumulation_steps)
+    return {
+        "epoch": epoch,
+        "batches": done,
+        "batches_per_epoch": batches,
+        "gradient_accumulation_steps": accumulation,
+    }
+
+
+def set_position(trainer: Any, stored: Mapping[str, int]) -> None:
+    """Let training go on where `position` said; call it before training begins.
+
+    transformers (`Trainer._init_training_state`) divides `global_step` by the steps that an
+    epoch should have, and so skips too few or too many of packed rows. Where batches are
+    made in another way now, its own reckoning stays.
+    """
+    original = trainer._init_training_state
+    accumulation = stored["gradient_accumulation_steps"]
+    steps = max(1, math.ceil(stored["batches_per_epoch"] / accumulation))
+
+    def init(max_steps: int, steps_per_epoch: int, *args: Any) -> tuple[int, int]:
+        own: tuple[int, int] = original(max_steps, steps_per_epoch, *args)
+        if (steps, accumulation) != (
+            steps_per_epoch,
+            trainer.args.gradient_accumulation_steps,
+        ) or trainer.args.ignore_data_skip:
+            return own
+        return stored["epoch"], stored["batches"]
+
+    trainer._init_training_state = init
+
+
+def pack_anew(dataloader: Any, epoch: int) -> None:
+    """Drop the batches that counting an epoch left in the sampler of packed rows.
+
+    Within an epoch, accelerate 1.13 (`data_loader.py`, `SkipBatchSampler`) hides the sampler
+    from `set_epoch`, and axolotl 0.19 (`samplers/multipack.py`) would go on with the rows of
+    another epoch.
+    """
+    sampler: Any = getattr(dataloader, "batch_sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch)
 
 
 def restore_callbacks(trainer: Any) -> None:
