@@ -305,6 +305,7 @@ def at_a_terminal(command: list[str], *answers: str) -> tuple[int, str]:
                 break
         if left and screen.rstrip().endswith("(yes/no):"):
             screen += "\n"
+            time.sleep(0.3)  # nobody types between the question and the read that follows it
             os.write(ours, left.pop(0).encode())
     os.close(ours)
     return process.wait(timeout=60), screen

@@ -49,7 +49,12 @@ def paused(
     tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, env: dict[str, str]
 ) -> tuple[Path, int]:
     config = make_config(
-        tmp_path_factory.mktemp("terminal"), max_steps=2000, num_epochs=500, logging_steps=1
+        tmp_path_factory.mktemp("terminal"),
+        max_steps=2000,
+        num_epochs=500,
+        logging_steps=1,
+        eval_steps=1000,
+        save_steps=1000,
     )
     return config, pause_at(config, 5, env=env)
 

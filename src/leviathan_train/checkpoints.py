@@ -247,11 +247,11 @@ def latest(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
     """The intact checkpoint with the best metric: the config's own, else the eval loss.
 
-    The checkpoint that transformers itself tracks as best comes first. Of several that
-    know of the same evaluation, the one nearest to it is meant.
+    The one that transformers itself tracks as best, as the newest knows it, comes first.
+    Of several that know of the same evaluation, the one nearest to it is meant.
     """
     intact = [found for found in checkpoints if found.intact]
-    tracked = next((f.facts.best_step for f in reversed(intact) if f.facts.best_step), None)
+    tracked = intact[-1].facts.best_step if intact else None
     for found in intact:
         if tracked is not None and found.step == tracked:
             return found

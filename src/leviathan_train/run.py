@@ -297,7 +297,7 @@ class Run:
         """Names of the checkpoints whose save was begun under the plugin."""
         try:
             return set(self.saves_file.read_text().split())
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def begin_save(self, name: str) -> None:
