@@ -7,11 +7,13 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import MakeConfig
 from driver import differences, pause_at, start, train, training_state
+from forked import Forge
 
 pytestmark = pytest.mark.train
 
@@ -67,6 +69,46 @@ def test_two_pauses_leave_no_trace(
         training_state(run / f"checkpoint-{last}"),
     )
     assert not found, f"seed {seed}, paused at {one} and {two}: {found[:5]}"
+
+
+def count_two_batches_too_many() -> None:
+    """What happens by chance: axolotl counts four epochs, and a later one has fewer batches."""
+    from axolotl.utils.samplers.multipack import MultipackBatchSampler
+
+    counted = MultipackBatchSampler.gather_len_batches
+    MultipackBatchSampler.gather_len_batches = lambda self, least: counted(self, least) + 2
+
+
+def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "sample_packing": True,
+        "pad_to_sequence_len": True,
+        "sequence_len": 448,
+        "micro_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 90,
+        "num_epochs": None,
+        "eval_steps": None,
+        "val_set_size": 0,
+        "save_steps": 80,
+        "logging_steps": 1,
+        "lora_dropout": 0.1,
+    }
+    patch = f"{__file__}:{count_two_batches_too_many.__name__}"
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "resumed").mkdir()
+    with Forge(env) as forge:
+        straight = forge.must_train(make_config(tmp_path / "straight", **settings), patch=patch)
+        late = straight.run / "checkpoint-80"
+        position = json.loads((late / "leviathan.json").read_text())["trainer"]["position"]
+        assert position["epoch"] * position["batches_per_epoch"] + position["batches"] > 80
+        resume = {"resume_from_checkpoint": str(late)}
+        resumed = forge.must_train(
+            make_config(tmp_path / "resumed", **settings, **resume), patch=patch
+        )
+    assert not differences(training_state(straight.checkpoint), training_state(resumed.checkpoint))
 
 
 @pytest.mark.slow
