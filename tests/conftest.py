@@ -25,6 +25,17 @@ ROWS = 160
 MakeConfig = Callable[..., Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules that train come first, so that no worker waits for the other's at the end."""
+    longest = ("test_train", "test_identity")
+    items.sort(
+        key=lambda item: (
+            item.path.stem not in longest,
+            item.get_closest_marker("train") is None,
+        )
+    )
+
+
 @dataclass(frozen=True)
 class Demo:
     """A tiny Llama with its tokenizer, its rows, and where Axolotl keeps them tokenised."""

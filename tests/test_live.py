@@ -26,7 +26,7 @@ from rich.console import Console
 from leviathan_train.chart import chart, spark
 from leviathan_train.checkpoints import Facts, Seal, write_seal
 from leviathan_train.files import write_json
-from leviathan_train.gpu import Gpu, Nvml
+from leviathan_train.gpu import Gpu, Nvml, used_by, visible
 from leviathan_train.live import line, summary
 from leviathan_train.page import Page
 from leviathan_train.run import End, Request, Run, Session, Status
@@ -311,19 +311,21 @@ class FakeNvml:
         return SimpleNamespace(gpu=98)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> Any:
-        return [SimpleNamespace(pid=42)] if handle else []
+        return [SimpleNamespace(pid=42, usedGpuMemory=2**30)] if handle else []
 
 
 def test_the_gpus_of_the_trainer_are_read_or_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
-    read = Nvml()
-    assert read(frozenset({42, 7})) == (Gpu(1, "NVIDIA RTX A4000", 2**31, 2**34, 98),)
-    assert [gpu.utilisation for gpu in read(frozenset({7}))] == [None, 98]
+    found = Nvml()()
+    a4000 = Gpu(1, "NVIDIA RTX A4000", 2**31, 2**34, 98, ((42, 2**30),))
+    assert used_by(frozenset({42, 7}), found) == (a4000,)
+    assert [gpu.utilisation for gpu in used_by(frozenset({7}), found)] == [None, 98]
+    assert visible(found, "1") == (a4000,)
 
 
 def test_a_machine_without_nvml_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert Nvml()(frozenset()) == ()
+    assert Nvml()() == ()
 
 
 # -- how it is drawn ------------------------------------------------------------------

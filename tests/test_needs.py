@@ -172,8 +172,8 @@ def test_a_model_in_the_hubs_cache_is_found(
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert needs.model_folder("org/name") == snapshot
-    assert needs.model_folder("org/other") is None
+    assert config.model_folder("org/name") == snapshot
+    assert config.model_folder("org/other") is None
 
 
 def test_the_weights_of_a_quantised_base_take_less(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
 
+    def wait(self, until: float) -> None:
+        self.time = datetime.fromtimestamp(until)
+
 
 def end(kind: Ending, step: int | None = None, why: str = "") -> End:
     return End(kind, step, None, why, 0.0)
@@ -55,12 +58,24 @@ def test_training_goes_on_night_after_night_until_it_is_finished() -> None:
         return end("paused", 10 * len(nights), END_OF_TIME)
 
     last = supervise(
-        start, told.append, window=Window.parse("20:00-08:00"), now=clock.now, sleep=clock.sleep
+        start, told.append, window=Window.parse("20:00-08:00"), now=clock.now, wait=clock.wait
     )
     assert last.kind == "finished"
     assert [begin.hour for begin, _ in nights] == [20, 20, 20]
     assert [close.day for _, close in nights] == [5, 6, 7]
     assert "waiting until 2026-03-04 20:00" in told[0]
+
+
+def test_who_ends_the_waiting_ends_the_window() -> None:
+    asked = end("stopped", None, "leviathan pause")
+    last = supervise(
+        lambda until: end("finished"),
+        lambda line: None,
+        window=Window.parse("20:00-08:00"),
+        now=Clock(datetime(2026, 3, 4, 12)).now,
+        wait=lambda until: asked,
+    )
+    assert last is asked
 
 
 def test_a_pause_by_a_person_ends_the_window_too() -> None:

@@ -111,7 +111,7 @@ def test_any_other_answer_changes_nothing(
             child.sendintr()
         else:
             child.sendline("delete")
-            child.expect(f"deletes 1 checkpoints: {step} steps.*[0-9]K")
+            child.expect(f"deletes 1 checkpoint: {step} steps.*[0-9]K")
             child.sendline(str(step + 1))
             child.expect("Nothing was deleted.")
             child.expect("yes/no/delete")
@@ -129,7 +129,7 @@ def test_delete_asks_for_the_step_and_starts_anew(
         child.sendline("delete")
         child.expect("Type the step number")
         child.sendline(str(step))
-        child.expect("Deleted 1 checkpoints")
+        child.expect("Deleted 1 checkpoint\\.")
         child.expect("Step 1: loss=")
         child.kill(signal.SIGINT)
         child.kill(signal.SIGINT)

@@ -63,13 +63,13 @@ class Config:
         found = []
         for key in ("datasets", "test_datasets", "pretraining_dataset"):
             entries = self.values.get(key) or []
-            for index, entry in enumerate([entries] if isinstance(entries, str) else entries):
+            for index, entry in enumerate(entries if isinstance(entries, list) else [entries]):
                 path = entry.get("path") if isinstance(entry, Mapping) else entry
                 where = f"{key}[{index}].path"
                 if path and (is_local(str(path)) or Path(str(path)).suffix in _LOCAL_DATA):
                     found.append((where, Path(str(path)).expanduser()))
                 files = entry.get("data_files") if isinstance(entry, Mapping) else None
-                for name in [files] if isinstance(files, str) else files or []:
+                for name in files if isinstance(files, list) else [files] if files else []:
                     if is_local(str(name)):
                         found.append((f"{key}[{index}].data_files", Path(str(name))))
         return found
@@ -144,12 +144,18 @@ def check_inputs(config: Config) -> None:
             f"{config.path}: key base_model is missing.",
             "Add a line such as  base_model: Qwen/Qwen3-8B",
         )
+    for key in ("datasets", "test_datasets"):
+        if not isinstance(config.values.get(key) or [], list):
+            raise UsageError(
+                f"{config.path}: {key} is no list.",
+                f"Write  {key}: [{{path: data.jsonl, ds_type: json, type: alpaca}}]",
+            )
     if is_local(str(base)) and not Path(str(base)).expanduser().exists():
         raise UsageError(
             f"{config.path}: base_model {base} does not exist.",
             "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
         )
-    if not is_local(str(base)) and not _in_hub_cache(str(base)) and _hub_is_offline():
+    if not is_local(str(base)) and model_folder(str(base)) is None and _hub_is_offline():
         raise UsageError(
             f"{config.path}: base_model {base} is neither a folder nor in the hub's cache,"
             " and HF_HUB_OFFLINE forbids to fetch it.",
@@ -247,10 +253,16 @@ def _hub_is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
 
 
-def _in_hub_cache(name: str) -> bool:
+def model_folder(name: str) -> Path | None:
+    """The base model's folder: itself, or its newest snapshot in the hub's cache."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
     home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    return (hub / f"models--{name.replace('/', '--')}").is_dir()
+    snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"
+    found = [path for path in snapshots.glob("*") if (path / "config.json").exists()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def input_facts(config: Config) -> dict[str, Any]:

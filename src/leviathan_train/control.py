@@ -88,7 +88,7 @@ def save(run: Run, by: str) -> Outcome:
     """
     session = live(run)
     status = session.status
-    if status is None or status.phase in {"starting", "data", "model"}:
+    if status is None or status.phase in {"waiting", "starting", "data", "model"}:
         raise UsageError(f"{run.name} has not begun to train yet.", "Try again in a while.")
     before = time.time()
     session.ask("save", by, 0)

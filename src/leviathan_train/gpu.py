@@ -9,24 +9,41 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as the driver sees it, all its users together. Bytes and percent."""
+    """One GPU as the driver sees it, all its users together. Bytes and percent.
+
+    Attributes:
+        utilisation: None where it is not told, as for a part of a GPU.
+        users: pid and bytes held (None: not told) of each process that computes there.
+    """
 
     index: int
     name: str
     used_bytes: int
     total_bytes: int
-    utilisation: int | None
+    utilisation: int | None = None
+    users: tuple[tuple[int, int | None], ...] = ()
+
+    @property
+    def free_bytes(self) -> int:
+        return self.total_bytes - self.used_bytes
+
+    def holders(self) -> str:
+        """Who holds its memory, in words; empty if nobody does."""
+        return ", ".join(
+            f"process {pid} ({_process_name(pid)})" + (f" with {gigabytes(held)}" if held else "")
+            for pid, held in self.users
+        )
 
 
 class Nvml:
-    """The NVIDIA driver's own numbers, where there is one."""
+    """The NVIDIA driver's own numbers; no GPUs where there is no driver."""
 
     def __init__(self) -> None:
         self._library: Any = None
         self._tried = False
 
-    def __call__(self, pids: frozenset[int]) -> tuple[Gpu, ...]:
-        """The GPUs that `pids` use, or all if none of them is seen there, as in a container."""
+    def __call__(self) -> tuple[Gpu, ...]:
+        """All GPUs of this machine."""
         if not self._tried:
             self._tried = True
             try:
@@ -39,23 +56,58 @@ class Nvml:
         if self._library is None:
             return ()
         try:
-            return self._read(self._library, pids)
+            return tuple(
+                self._read(self._library, index)
+                for index in range(self._library.nvmlDeviceGetCount())
+            )
         except self._library.NVMLError:
             return ()
 
-    def _read(self, library: Any, pids: frozenset[int]) -> tuple[Gpu, ...]:
-        every, ours = [], []
-        for index in range(library.nvmlDeviceGetCount()):
-            handle = library.nvmlDeviceGetHandleByIndex(index)
-            memory = library.nvmlDeviceGetMemoryInfo(handle)
-            name = library.nvmlDeviceGetName(handle)
-            try:
-                busy = int(library.nvmlDeviceGetUtilizationRates(handle).gpu)
-            except library.NVMLError:  # not told for a part of a GPU (MIG)
-                busy = None
-            text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-            every.append(Gpu(index, text, int(memory.used), int(memory.total), busy))
-            users = library.nvmlDeviceGetComputeRunningProcesses(handle)
-            if pids & {int(user.pid) for user in users}:
-                ours.append(every[-1])
-        return tuple(ours or every)
+    def _read(self, library: Any, index: int) -> Gpu:
+        handle = library.nvmlDeviceGetHandleByIndex(index)
+        memory = library.nvmlDeviceGetMemoryInfo(handle)
+        name = library.nvmlDeviceGetName(handle)
+        try:
+            busy = int(library.nvmlDeviceGetUtilizationRates(handle).gpu)
+        except library.NVMLError:  # not told for a part of a GPU (MIG)
+            busy = None
+        return Gpu(
+            index,
+            name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name),
+            int(memory.used),
+            int(memory.total),
+            busy,
+            tuple(
+                (int(user.pid), user.usedGpuMemory or None)
+                for user in library.nvmlDeviceGetComputeRunningProcesses(handle)
+            ),
+        )
+
+
+def used_by(pids: frozenset[int], gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """The GPUs that `pids` use, or all if none of them is seen there, as in a container."""
+    ours = tuple(gpu for gpu in gpus if pids & {pid for pid, _ in gpu.users})
+    return ours or gpus
+
+
+def visible(gpus: tuple[Gpu, ...], chosen: str) -> tuple[Gpu, ...]:
+    """The GPUs that torch may use, given `CUDA_VISIBLE_DEVICES`."""
+    numbers = {int(part) for part in chosen.split(",") if part.strip().isdigit()}
+    return tuple(gpu for gpu in gpus if not numbers or gpu.index in numbers)
+
+
+def gigabytes(count: int) -> str:
+    """A size in powers of ten, for people."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1000:.3g} kB"
+
+
+def _process_name(pid: int) -> str:
+    import psutil
+
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return "of another user or container"

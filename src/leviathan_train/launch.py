@@ -10,18 +10,20 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leviathan_train import checkpoints
+from leviathan_train import checkpoints, processes
 from leviathan_train.config import Config
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
+from leviathan_train.files import write_json
 from leviathan_train.processes import SESSION_ENV, Process
 from leviathan_train.resume import Offer
 from leviathan_train.run import End, Run, Session, Status
@@ -197,6 +199,35 @@ class Signals:
         """The signals noted since the last call."""
         noted, self._noted = self._noted, []
         return noted
+
+
+def wait_for_window(run: Run, config: Config, opens: float) -> End | None:
+    """Wait until a time of the clock, in reach of `pause`, `stop` and `status`.
+
+    Args:
+        opens: seconds since the epoch.
+
+    Returns:
+        None when it is time; otherwise how the waiting was ended.
+
+    Raises:
+        LeviathanError: the run is training already.
+    """
+    session = run.open_session({"config": str(config.path), "cli": True, "waiting_until": opens})
+    status = Status(str(run.path), "waiting", os.getpid(), processes.hostname())
+    write_json(session.status_file, asdict(replace(status, updated=time.time())))
+    with Signals() as signals:
+        while (left := opens - time.time()) > 0:
+            by = "Ctrl+C" if signals.take() else ""
+            if (asked := session.request) and asked.kind != "save":
+                by = asked.by
+            if by:
+                session.close(End("stopped", None, None, by, time.time()))
+            if end := session.end:
+                return end
+            time.sleep(min(left, 0.5))  # a clock may be set, a machine may sleep
+    shutil.rmtree(session.path)
+    return None
 
 
 class Training:
@@ -376,7 +407,11 @@ def advice(run: Run, end: End) -> str:
     why = end.why.lower()
     again = "then start the same command again"
     if "out of memory" in why and "cuda" in why:
-        return f"Free the GPU (nvidia-smi shows who holds it) or lower micro_batch_size, {again}."
+        from leviathan_train.gpu import Nvml
+
+        held = "; ".join(f"GPU {gpu.index}: {gpu.holders()}" for gpu in Nvml()() if gpu.users)
+        who = f"now held by {held}" if held else "nvidia-smi shows who holds it"
+        return f"Free the GPU ({who}) or lower micro_batch_size, {again}."
     if "no space left" in why or "disk quota" in why or "pytorchstreamwriter" in why:
         cleanup = f"leviathan checkpoints cleanup {run.name} --keep 1"
         return f"Free disk space, e.g. with:  {cleanup}    {again}."

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from leviathan_train.config import Config, normalise
+from leviathan_train.config import Config, model_folder, normalise
 from leviathan_train.errors import UsageError
 from leviathan_train.files import read_json
 
@@ -134,18 +132,6 @@ def attention(config: Config) -> str | None:
 def is_on(value: Any) -> bool:
     """Whether Axolotl would take the value for true."""
     return value is True or value == 1 or str(value).lower() in {"true", "yes", "on", "1"}
-
-
-def model_folder(name: str) -> Path | None:
-    """The base model's folder: itself, or its newest snapshot in the hub's cache."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = [path for path in snapshots.glob("*") if (path / "config.json").exists()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def weights_bytes(config: Config) -> int | None:

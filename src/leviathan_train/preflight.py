@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from leviathan_train.changes import Change
 from leviathan_train.checkpoints import Checkpoint
 from leviathan_train.config import Config
 from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.gpu import Gpu, Nvml, gigabytes, visible
 from leviathan_train.run import Run, busy
 
 KEPT_BY_DEFAULT = 4
@@ -55,18 +54,7 @@ class Verdict:
     warnings: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class GpuMemory:
-    """A GPU, its memory in bytes, and the processes that hold some of it (None: unknown)."""
-
-    index: int
-    name: str
-    free: int
-    total: int
-    users: tuple[tuple[int, int | None], ...] = ()
-
-
-Gpus = Callable[[], Sequence[GpuMemory]]
+Gpus = Callable[[], tuple[Gpu, ...]]
 
 
 def check(
@@ -94,7 +82,7 @@ def check(
     run = Run(config.output_dir)
     found = checkpoints.scan(run)
     yield from _resume(config, run, found, compare)
-    yield from _gpu(config, has_gpu(), gpus or read_gpus)
+    yield from _gpu(config, has_gpu(), gpus or Nvml())
     yield from _disk(config, run, found, free_bytes or _free_bytes)
     yield from _schema((validate or run_validation)(config))
 
@@ -126,7 +114,7 @@ def _inputs(config: Config) -> Iterator[Finding]:
     base = str(config.values["base_model"])
     local = config.local_datasets()
     yield Finding("ok", "inputs", f"Base model {base} and {len(local)} local data files are named.")
-    if needs.model_folder(base) is None:
+    if configs.model_folder(base) is None:
         yield Finding(
             "warning",
             "inputs",
@@ -230,22 +218,20 @@ def _gpu(config: Config, present: bool, gpus: Gpus) -> Iterator[Finding]:
                 "ok", "gpu", "No GPU here, and the config needs none: it trains on the CPU."
             )
         return
-    found = gpus()
+    found = visible(gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if not found:
         yield Finding("ok", "gpu", "A GPU is there; its memory cannot be read (no NVML).")
     weights = needs.weights_bytes(config)
     spread = any(config.values.get(key) for key in ("deepspeed", "fsdp", "fsdp_config"))
     for gpu in found:
-        holders = ", ".join(
-            f"process {pid} ({_process_name(pid)})" + (f" with {_gb(held)}" if held else "")
-            for pid, held in gpu.users
-        )
-        free = f"GPU {gpu.index}, {gpu.name}: {_gb(gpu.free)} of {_gb(gpu.total)} free"
-        if weights and gpu.free < weights and not spread:
+        holders = gpu.holders()
+        total = gigabytes(gpu.total_bytes)
+        free = f"GPU {gpu.index}, {gpu.name}: {gigabytes(gpu.free_bytes)} of {total} free"
+        if weights and gpu.free_bytes < weights and not spread:
             yield Finding(
                 "error",
                 "gpu",
-                f"{free}, but the weights of the base model alone take {_gb(weights)}.",
+                f"{free}, but the weights of the base model alone take {gigabytes(weights)}.",
                 f"Free it: {holders}."
                 if holders
                 else "Take a smaller base, or load_in_4bit: true.",
@@ -261,51 +247,6 @@ def _gpu(config: Config, present: bool, gpus: Gpus) -> Iterator[Finding]:
             yield Finding("ok", "gpu", f"{free}.")
 
 
-def read_gpus() -> list[GpuMemory]:
-    """The GPUs that torch may use, as NVML tells them; none where there is no NVML."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            import pynvml
-        pynvml.nvmlInit()
-    except Exception:
-        return []  # no package, no driver, or a driver of another version
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    chosen = {int(part) for part in visible if part.strip().isdigit()}
-    found = []
-    try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            if chosen and index not in chosen:
-                continue
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            name = pynvml.nvmlDeviceGetName(handle)
-            users = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            found.append(
-                GpuMemory(
-                    index,
-                    name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name),
-                    int(memory.free),
-                    int(memory.total),
-                    tuple((int(user.pid), user.usedGpuMemory or None) for user in users),
-                )
-            )
-    except pynvml.NVMLError:
-        return found
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-    return found
-
-
-def _process_name(pid: int) -> str:
-    import psutil
-
-    try:
-        return str(psutil.Process(pid).name())
-    except psutil.Error:
-        return "of another user or container"
-
-
 def _disk(
     config: Config, run: Run, found: list[Checkpoint], free_bytes: Callable[[Path], int]
 ) -> Iterator[Finding]:
@@ -319,15 +260,15 @@ def _disk(
         yield Finding(
             "ok",
             "disk",
-            f"{_gb(free)} free; how large a checkpoint is cannot be told before the first.",
+            f"{gigabytes(free)} free; how large a checkpoint is cannot be told before the first.",
         )
         return
     needed = max(count * size - sum(item.bytes for item in known), size)
     source = "as seen in this run" if seen else "estimated"
+    more = " more" if known else ""
     message = (
-        f"{_gb(free)} free; {count} checkpoints of {_gb(size)} ({source}) need {_gb(needed)} more"
-        if known
-        else f"{_gb(free)} free; {count} checkpoints of {_gb(size)} ({source}) need {_gb(needed)}"
+        f"{gigabytes(free)} free; {count} checkpoints of {gigabytes(size)} ({source}) need"
+        f" {gigabytes(needed)}{more}"
     )
     if free >= needed:
         yield Finding("ok", "disk", f"{message}.")
@@ -346,13 +287,6 @@ def _free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def _gb(count: int) -> str:
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"
 
 
 def run_validation(config: Config) -> Verdict:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leviathan_train.run import End, Run, Status
 
 PHASES = {
+    "waiting": "waiting for its window",
     "starting": "starting",
     "data": "preparing the data",
     "model": "loading the model",
@@ -125,7 +126,9 @@ class Screen:
         hours = resume.seconds_lost(found)
         trained = f", {duration(hours)} of training" if hours else ""
         total = size(sum(item.bytes for item in found))
-        self.line(f"This deletes {len(found)} checkpoints: {steps} steps{trained}, {total}.")
+        self.line(
+            f"This deletes {count(len(found), 'checkpoint')}: {steps} steps{trained}, {total}."
+        )
 
     def progress(self, status: Status | None, pausing: bool) -> None:
         """Draw what the trainer tells of itself."""

@@ -34,7 +34,7 @@ TRAINING_ROOT = Path("work/training")
 HEARTBEAT_LOST = 120.0
 """Seconds without a sign of life after which a session on another host counts as dead."""
 
-Phase = Literal["starting", "data", "model", "training", "evaluating", "saving", "final"]
+Phase = Literal["waiting", "starting", "data", "model", "training", "evaluating", "saving", "final"]
 Ending = Literal["finished", "paused", "stopped", "killed", "crashed"]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from leviathan_train import checkpoints
 from leviathan_train.checkpoints import SEAL, Facts, Seal
 from leviathan_train.files import folder_bytes, read_json
-from leviathan_train.gpu import Gpu, Nvml
+from leviathan_train.gpu import Gpu, Nvml, used_by
 from leviathan_train.run import TRAINING_ROOT, End, Request, Run, Session, Status
 
 Point = tuple[int, float]
@@ -218,7 +218,7 @@ class Feed:
     """A run looked at again and again.
 
     Args:
-        gpus: reads the GPUs, given the trainer's pids.
+        gpus: reads the GPUs of this machine.
         now: tells the time.
     """
 
@@ -226,7 +226,7 @@ class Feed:
         self,
         run: Run,
         *,
-        gpus: Callable[[frozenset[int]], tuple[Gpu, ...]] | None = None,
+        gpus: Callable[[], tuple[Gpu, ...]] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.run = run
@@ -312,7 +312,7 @@ class Feed:
             losses=lines.points("loss"),
             eval_losses=lines.points("eval_loss"),
             learning_rates=lines.points("learning_rate"),
-            gpus=self._gpus(_ranks(session)) if alive and session.is_here() else (),
+            gpus=used_by(_ranks(session), self._gpus()) if alive and session.is_here() else (),
             gpu_memory_bytes=status.gpu_memory_bytes if alive else None,
             next_save_step=status.next_save_step if alive else None,
             next_save_at=status.next_save_at if alive else None,

@@ -66,6 +66,7 @@ def supervise(
     until: float | None = None,
     window: Window | None = None,
     max_restarts: int = 0,
+    wait: Callable[[float], End | None] = lambda until: None,
     now: Callable[[], datetime] = datetime.now,
     sleep: Callable[[float], None] = time.sleep,
 ) -> End:
@@ -74,26 +75,28 @@ def supervise(
     Args:
         start: trains until the given time (seconds since the epoch) and tells the end.
         max_restarts: starts after a crash, at most so many without progress.
+        wait: waits for the window until the given time; somebody may end it meanwhile.
 
     Returns:
         The end of the last session: finished, paused by somebody, or a crash too many.
     """
     restarts, reached = 0, -1
+    rest = False
     while True:
         deadline = until
         if window:
             closes = window.closes(now())
-            if closes is None:
+            if closes is None or rest:
+                rest = False
                 opens = window.opens(now())
                 tell(f"Outside the window; waiting until {opens:%Y-%m-%d %H:%M}.")
-                while (left := (opens - now()).total_seconds()) > 0:
-                    sleep(min(left, 30.0))  # a clock may be set, a machine may sleep
+                if ended := wait(opens.timestamp()):
+                    return ended
                 continue
             deadline = min(closes.timestamp(), until or closes.timestamp())
         end = start(deadline)
         if window and END_OF_TIME in end.why and (until is None or time.time() < until - 60):
-            while window.closes(now()) is not None:
-                sleep(1.0)
+            rest = True
             continue
         if end.kind != "crashed" or max_restarts == 0 or is_config_fault(end):
             return end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -90,6 +91,9 @@ def cli(debug: bool) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The one error boundary: known errors become a line and a hint, others a report."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ✅ gets a ?
+            stream.reconfigure(errors="replace")
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args[: args.index("--")] if "--" in args else "--debug" in args
     args = [arg for index, arg in enumerate(args) if arg != "--debug" or "--" in args[:index]]

@@ -14,7 +14,7 @@ from leviathan_train.errors import DONE, USAGE
 SIGNS = {"ok": "✅", "warning": "⚠️ ", "error": "❌"}
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Tell what would stop CONFIG, or change its result.", epilog=EXIT_STATUS)
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
 @as_json

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 _STEP = click.option("--step", metavar="STEP", help="Only the checkpoint of this step.")
 
 
-@click.group(epilog=EXIT_STATUS)
+class InOrder(click.Group):
+    """A group that lists its commands as they stand in the file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, epilog=EXIT_STATUS)
 def checkpoints() -> None:
     """List, verify, export and clean up a run's checkpoints."""
 
@@ -37,7 +44,9 @@ def _scan(run: Run) -> list[nouns.Checkpoint]:
     return scanned
 
 
-@checkpoints.command("list", epilog=EXIT_STATUS)
+@checkpoints.command(
+    "list", short_help="List them: size, date, losses, whether intact.", epilog=EXIT_STATUS
+)
 @run_argument
 @as_json
 def list_(run: str | None, json: bool) -> None:
@@ -68,7 +77,7 @@ def latest(run: str | None, json: bool) -> None:
     _show(run, "latest", json)
 
 
-@checkpoints.command(epilog=EXIT_STATUS)
+@checkpoints.command(short_help="Show the best one.", epilog=EXIT_STATUS)
 @run_argument
 @as_json
 def best(run: str | None, json: bool) -> None:
@@ -79,7 +88,7 @@ def best(run: str | None, json: bool) -> None:
     _show(run, "best", json)
 
 
-@checkpoints.command(epilog=EXIT_STATUS)
+@checkpoints.command(short_help="Show one checkpoint.", epilog=EXIT_STATUS)
 @run_argument
 @_STEP
 @as_json
@@ -91,7 +100,7 @@ def show(run: str | None, step: str | None, json: bool) -> None:
     _show(run, "latest" if step is None else str(_number(step)), json)
 
 
-@checkpoints.command(epilog=EXIT_STATUS)
+@checkpoints.command(short_help="Read every file again and compare it.", epilog=EXIT_STATUS)
 @run_argument
 @_STEP
 @as_json
@@ -117,7 +126,9 @@ def verify(run: str | None, step: str | None, json: bool) -> int:
     return FAILED if value["damaged"] else DONE
 
 
-@checkpoints.command(epilog=EXIT_STATUS)
+@checkpoints.command(
+    short_help="Delete old ones: first the plan, then the deed.", epilog=EXIT_STATUS
+)
 @run_argument
 @click.option("--keep", type=int, metavar="N", help="Keep the newest N intact ones.")
 @click.option("--keep-every", type=int, metavar="K", help="Keep multiples of K steps besides.")
@@ -197,7 +208,7 @@ def _cleanup_superseded(run: Run, *, dry_run: bool, yes: bool, json: bool) -> in
     return DONE
 
 
-@checkpoints.command(epilog=EXIT_STATUS)
+@checkpoints.command(short_help="Export the numbers for analysis.", epilog=EXIT_STATUS)
 @run_argument
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="FILE.json or FILE.csv."
@@ -254,7 +265,9 @@ def _csv(value: dict[str, Any]) -> str:
     return text.getvalue()
 
 
-@checkpoints.command("reseal", epilog=EXIT_STATUS)
+@checkpoints.command(
+    "reseal", short_help="Seal again one that was edited on purpose.", epilog=EXIT_STATUS
+)
 @run_argument
 @click.option("--step", required=True, metavar="STEP", help="The checkpoint that was edited.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

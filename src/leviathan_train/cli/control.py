@@ -17,13 +17,12 @@ _GRACE = click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=PAUSE_GRACE,
-    show_default=True,
     metavar="SECONDS",
-    help="End it hard if it has not saved by then.",
+    help="End it hard if it has not saved by then (default: 300).",
 )
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Save and stop, from any terminal.", epilog=EXIT_STATUS)
 @run_argument
 @_GRACE
 @as_json
@@ -38,7 +37,7 @@ def pause(run: str | None, grace: float, json: bool) -> int:
     return _tell(outcome, json)
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Save and stop; with --now, end at once.", epilog=EXIT_STATUS)
 @run_argument
 @_GRACE
 @click.option("--now", is_flag=True, help="End it at once; the last checkpoint remains.")
@@ -54,7 +53,7 @@ def stop(run: str | None, grace: float, now: bool, json: bool) -> int:
     return _tell(control.pause(found, _who("stop"), grace), json)
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Save and go on, from any terminal.", epilog=EXIT_STATUS)
 @run_argument
 @as_json
 def save(run: str | None, json: bool) -> int:
@@ -65,7 +64,7 @@ def save(run: str | None, json: bool) -> int:
     return _tell(control.save(find_run(run, quiet=json), _who("save")), json)
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Tell what a run does now; --watch stays open.", epilog=EXIT_STATUS)
 @run_argument
 @click.option("--watch", is_flag=True, help="Keep a live screen open; Ctrl+C closes only it.")
 @as_json
@@ -88,7 +87,7 @@ def status(run: str | None, watch: bool, json: bool) -> int:
     return 0
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="List every run below work/training.", epilog=EXIT_STATUS)
 @as_json
 def runs(json: bool) -> int:
     """List every run below work/training, the one used last first.

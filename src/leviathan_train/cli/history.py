@@ -10,7 +10,7 @@ from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Show how each session of a run went.", epilog=EXIT_STATUS)
 @run_argument
 @as_json
 def history(run: str | None, json: bool) -> None:

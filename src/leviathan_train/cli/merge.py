@@ -18,7 +18,7 @@ from leviathan_train.merging import Progress
 from leviathan_train.run import Run
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Make a model that stands alone.", epilog=EXIT_STATUS)
 @click.argument("run", metavar="[RUN|CONFIG]", required=False)
 @click.option(
     "--checkpoint",

@@ -68,6 +68,7 @@ def confirm_resume(
         )
         if typed.strip() == str(checkpoint.step):
             resume.delete_all(run, found)
-            screen.line(f"Deleted {len(found)} checkpoints. Training starts from the base model.")
+            deleted = render.count(len(found), "checkpoint")
+            screen.line(f"Deleted {deleted}. Training starts from the base model.")
             return replace(offer, checkpoint=None, newer=(), damaged=(), ask=False)
         screen.line("Nothing was deleted.")

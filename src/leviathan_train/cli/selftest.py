@@ -22,9 +22,16 @@ from leviathan_train.run import End, Run
 from leviathan_train.watch import PAUSE_GRACE
 
 
-@click.command(epilog=EXIT_STATUS)
+@click.command(short_help="Find out whether a pause leaves a trace here.", epilog=EXIT_STATUS)
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--steps", type=click.IntRange(min=8), default=20, show_default=True, metavar="N")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=8),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many steps to compare.",
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
 @as_json
 @click.argument("accelerate_args", nargs=-1, metavar="[-- ACCELERATE_LAUNCH_ARGS...]")

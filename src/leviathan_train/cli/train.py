@@ -32,7 +32,11 @@ from leviathan_train.supervise import Window, supervise
 from leviathan_train.watch import PAUSE_GRACE
 
 
-@click.command(epilog=EXIT_STATUS, context_settings={"ignore_unknown_options": False})
+@click.command(
+    short_help="Start CONFIG, or go on with it.",
+    epilog=EXIT_STATUS,
+    context_settings={"ignore_unknown_options": False},
+)
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option(
     "--resume",
@@ -50,9 +54,8 @@ from leviathan_train.watch import PAUSE_GRACE
     "--grace",
     type=click.FloatRange(min=0),
     default=PAUSE_GRACE,
-    show_default=True,
     metavar="SECONDS",
-    help="End hard a trainer that has not saved so long after Ctrl+C.",
+    help="End hard a trainer that has not saved so long after Ctrl+C (default: 300).",
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
 @click.option(
@@ -111,7 +114,12 @@ def train(
         return start_of.train(replace(now, until=at))
 
     end = supervise(
-        start, start_of.screen.line, until=deadline, window=hours, max_restarts=max_restarts
+        start,
+        start_of.screen.line,
+        until=deadline,
+        window=hours,
+        max_restarts=max_restarts,
+        wait=lambda opens: launch.wait_for_window(start_of.run, cfg, opens),
     )
     status = launch.exit_status(start_of.run, end)
     if end.kind == "crashed":
