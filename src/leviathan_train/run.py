@@ -59,7 +59,6 @@ class Status:
     last_checkpoint_at: float | None = None
     next_save_step: int | None = None
     next_save_at: float | None = None
-    save_seconds: float | None = None
     gpu_memory_bytes: int | None = None
     updated: float = 0.0
 
