@@ -146,19 +146,68 @@ def test_another_host_reaches_a_run_through_the_shared_folder(
     assert json.loads(elsewhere("status", "run", "--json").stdout)["phase"] == "paused"
 
 
+@pytest.mark.parametrize("way", ["ctrl-c", "stop --now"])
 def test_a_trainer_that_hangs_ends_within_its_grace(
-    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path, way: str
 ) -> None:
     config = make_config(tmp_path, max_steps=2000, num_epochs=500, save_steps=5)
     started = start(config, "--grace", "3", env=env)
     started.wait(lambda s: bool(s.get("last_checkpoint")) and s["phase"] == "training")
     os.kill(started.pid("rank0"), signal.SIGSTOP)
     began = time.monotonic()
-    started.signal()
+    if way == "ctrl-c":
+        started.signal()
+    else:
+        leviathan("stop", "run", "--now", cwd=tmp_path, env=env, check=0)
     status, output = started.finish()
     assert status == 75, output
     assert time.monotonic() - began < 40
     assert "Ended hard" in output
+    assert not processes_of(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["without the GIL", "with the GIL"])
+def test_a_trainer_in_an_endless_c_call_ends_within_its_grace(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path, how: str
+) -> None:
+    config = make_config(
+        tmp_path, max_steps=2000, num_epochs=500, save_steps=5, plugins=["hang.HangPlugin"]
+    )
+    tests = str(Path(__file__).parent)
+    started = start(config, "--grace", "3", env=env | {"HANG": how, "PYTHONPATH": tests})
+    started.step(5)
+    time.sleep(5)  # with the GIL held, nothing more is told of step 8
+    began = time.monotonic()
+    started.signal()
+    status, output = started.finish()
+    assert status == 75, output
+    assert time.monotonic() - began < 40
+    assert intact_steps(tmp_path / "run") == [5]
+    assert not processes_of(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_dead_rank_takes_the_others_along_and_leaves_no_lock(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(
+        tmp_path, max_steps=2000, num_epochs=500, max_memory={"cpu": "8GiB"}, eval_steps=1000
+    )
+    two = ("--grace", "5", "--", "--multi_gpu", "--num_processes", "2")
+    env = env | {"ACCELERATE_USE_CPU": "true"}
+    started = start(config, *two, env=env)
+    started.step(14)
+    os.kill(started.pid("rank1"), signal.SIGKILL)
+    status, output = started.finish()
+    assert status == 1, output
+    assert not processes_of(tmp_path / "run")
+    assert intact_steps(tmp_path / "run") == [12]
+    resumed = start(config, *two, env=env)
+    resumed.step(14)
+    os.kill(resumed.pid("rank1"), signal.SIGSTOP)
+    resumed.signal()
+    assert resumed.finish()[0] == 75
     assert not processes_of(tmp_path / "run")
 
 

@@ -24,9 +24,9 @@ import leviathan_train
 from leviathan_train import checkpoints, restore, retention
 from leviathan_train import seal as seals
 from leviathan_train.checkpoints import Facts, Seal
-from leviathan_train.config import Config, input_facts, redact
+from leviathan_train.config import Config, input_facts, redact, secrets
 from leviathan_train.errors import LeviathanError
-from leviathan_train.files import read_json, sync_file, sync_folder, write_json
+from leviathan_train.files import read_json, sync_file, sync_folder, write_json, write_text
 from leviathan_train.life import Life, leave_process
 from leviathan_train.retention import Policy
 from leviathan_train.run import End, Run
@@ -80,7 +80,7 @@ class LeviathanCallback(TrainerCallback):
                 cfg.leviathan_keep_every,
                 cfg.leviathan_keep_best is not False,
             )
-            if args.save_total_limit
+            if (args.save_total_limit or 0) > 0
             else None
         )
         if args.save_only_model:
@@ -201,7 +201,7 @@ class LeviathanCallback(TrainerCallback):
         if self.fresh is not None:
             changed = restore.apply_settings(trainer, self.fresh, self.schedule_steps)
             if changed:
-                life.say(f"Now as the config says: {changed}")
+                life.show(f"Now as the config says: {changed}")
         self.seam = Seam(
             step=state.global_step,
             before=list(state.log_history),
@@ -301,7 +301,7 @@ class LeviathanCallback(TrainerCallback):
             write_json(self.life.session.path / "seam.json", asdict(verdict))
         if verdict.word != "too early":
             sign = "✅" if verdict.word == "continuous" else "⚠️ "
-            self.life.say(f"{sign} Resume at step {seam.step}: {verdict.word}: {verdict.cause}")
+            self.life.show(f"{sign} Resume at step {seam.step}: {verdict.word}: {verdict.cause}")
             self.seam = None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -415,6 +415,10 @@ class LeviathanCallback(TrainerCallback):
                     self._delete(run, item.checkpoint)
 
     def _delete(self, run: Run, checkpoint: checkpoints.Checkpoint) -> None:
+        if not checkpoint.intact:
+            again = checkpoints.inspect(run, checkpoint.path, always_read=True)
+            if again.intact or "cannot be read" in again.reason:
+                return  # a disk or a network may have failed for a moment
         try:
             retention.delete(run, checkpoint)
         except OSError as error:  # one checkpoint too many is no reason to end a training
@@ -453,6 +457,7 @@ class LeviathanCallback(TrainerCallback):
         """Keep the final adapter as `checkpoint-final` and record that training is done."""
         self._join_sealing()
         life, step = self.life, self.trainer.state.global_step
+        hide_secrets(life.run.path / "README.md", secrets(self.config.values))
         if self.cfg.adapter:
             keep_final(life.run)
         last = life.watch.last_checkpoint
@@ -470,6 +475,12 @@ class LeviathanCallback(TrainerCallback):
         if self.group is not None:
             dist.barrier(group=self.group)
 
+
+FINAL_FILE = re.compile(
+    r"adapter_|.*token|vocab|merges|spiece|chat_template|(config|generation_config"
+    r"|preprocessor_config|processor_config)\.json$|README\.md$"
+)
+"""What a final adapter consists of; people leave other files beside it."""
 
 SHOWN = ("loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
 
@@ -492,13 +503,22 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
+def hide_secrets(card: Path, hidden: set[str]) -> None:
+    """Take credentials out of the model card, where axolotl (train.py) quotes the config."""
+    if hidden and card.is_file():
+        text = card.read_text(encoding="utf-8")
+        for secret in sorted(hidden, key=len, reverse=True):
+            text = text.replace(secret, "[redacted]")
+        write_text(card, text)
+
+
 def keep_final(run: Run) -> None:
     """Copy the final adapter and its tokenizer to `checkpoint-final`, replaced in one rename."""
     temporary = run.path / ".leviathan-final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for file in run.path.iterdir():
-        if file.is_file() and not file.name.startswith(".") and file.suffix != ".log":
+        if file.is_file() and FINAL_FILE.match(file.name):
             shutil.copy2(file, temporary / file.name)
             sync_file(temporary / file.name)
     sync_folder(temporary)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.checkpoints import Checkpoint, ranks_of
 from leviathan_train.config import Config, input_facts, normalise
 from leviathan_train.files import read_json
 
@@ -137,6 +137,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "max_grad_norm": 1,
     "num_epochs": 1,
     "lr_scheduler": "cosine",
+    "optimizer": "adamw_torch_fused",
+    "sequence_len": 512,
     "shuffle_merged_datasets": True,
 }
 """Axolotl's defaults (utils/schemas): a key set to its default is no change."""
@@ -172,8 +174,9 @@ def compare(
     Args:
         world_size: number of processes of the start, if it is known.
     """
-    found = list(_sealed(config, checkpoint) if checkpoint.seal else _unsealed(config, checkpoint))
-    if world_size and world_size != (old := _world_size(checkpoint)):
+    seal = checkpoint.seal
+    found = list((_sealed if seal and seal.config else _unsealed)(config, checkpoint))
+    if world_size and world_size != (old := ranks_of(checkpoint)):
         found.append(
             Change("number of processes", old, world_size, "changes the data order", _ROWS)
         )
@@ -278,13 +281,6 @@ def _unsealed(config: Config, checkpoint: Checkpoint) -> Iterator[Change]:
         if past := _max_steps(values) and _already_past(values, checkpoint):
             old = state.get("max_steps")
             yield Change("max_steps", old, values.get("max_steps"), "refused", past)
-
-
-def _world_size(checkpoint: Checkpoint) -> int:
-    """The number of processes that wrote it: each leaves its own random state."""
-    if checkpoint.seal:
-        return checkpoint.seal.world_size
-    return max(1, sum(name.startswith("rng_state_") for name in checkpoint.files or ()))
 
 
 def _data_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:

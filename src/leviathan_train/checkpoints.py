@@ -204,6 +204,13 @@ def _judge(
     return next(structure.faults(path, stats), ""), facts
 
 
+def ranks_of(checkpoint: Checkpoint) -> int:
+    """The number of processes that wrote it: each leaves its own random state."""
+    if checkpoint.seal:
+        return checkpoint.seal.world_size
+    return max(1, sum(name.startswith("rng_state_") for name in checkpoint.files or ()))
+
+
 def write_seal(run: Run, path: Path, seal: Seal) -> Seal:
     """Make a checkpoint durable, then seal it; see `seal.write`.
 

@@ -16,7 +16,11 @@ from leviathan_train.errors import UsageError
 PLUGIN = "leviathan_train.plugin.LeviathanPlugin"
 
 _LOCAL_DATA = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".zst", ".gz"}
-_SECRET = re.compile(r"(token|secret|password|passwd|api_?key|credential)s?$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(token|secret|password|passwd|pwd|credential|auth|authorization|wandb_key"
+    r"|(api|access|private|secret|storage|account)_?key(_id)?)s?$|^key$",
+    re.IGNORECASE,
+)
 _NOT_SECRET = re.compile(r"(special|added|fix_untrained|lora)_?tokens$|^tokens$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
@@ -66,7 +70,7 @@ class Config:
             for index, entry in enumerate(entries if isinstance(entries, list) else [entries]):
                 path = entry.get("path") if isinstance(entry, Mapping) else entry
                 where = f"{key}[{index}].path"
-                if path and (is_local(str(path)) or Path(str(path)).suffix in _LOCAL_DATA):
+                if path and is_data_file(str(path)):
                     found.append((where, Path(str(path)).expanduser()))
                 files = entry.get("data_files") if isinstance(entry, Mapping) else None
                 for name in files if isinstance(files, list) else [files] if files else []:
@@ -80,6 +84,11 @@ def is_local(name: str) -> bool:
     if "://" in name:
         return False
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.exists(name)
+
+
+def is_data_file(name: str) -> bool:
+    """Whether `name` means a data file or folder on this machine."""
+    return "://" not in name and (is_local(name) or Path(name).suffix in _LOCAL_DATA)
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -105,7 +114,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         ) from None
     try:
         values = yaml.load(text, Loader=loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -120,7 +129,12 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         _set(values, key, value)
     config = Config(path, values, given)
     output_dir = values.get("output_dir")
-    if not isinstance(output_dir, str) or not output_dir.strip():
+    if output_dir is not None and (not isinstance(output_dir, str) or "\0" in output_dir):
+        raise UsageError(
+            f"{path}: output_dir is no name of a folder.", f'Write  output_dir: "{output_dir!s}"'
+        )
+    _check_shape(config)
+    if not output_dir or not output_dir.strip():
         raise UsageError(
             f"{path}: key output_dir is missing: it names the run's folder.",
             f"Add a line such as  output_dir: work/training/{path.stem}",
@@ -130,6 +144,20 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
             f"{path}: output_dir {output_dir} is a file.", "Name a folder for the run there."
         )
     return config
+
+
+def _check_shape(config: Config) -> None:
+    """Refuse values of a kind that Axolotl would refuse, where they are used before it is."""
+    plugins = config.values.get("plugins")
+    if not isinstance(plugins, str | list | None):
+        raise UsageError(
+            f"{config.path}: plugins is no list.", f"Write  plugins: [{PLUGIN}]  or leave it out."
+        )
+    for key in ("base_model", "adapter", "optimizer", "lr_scheduler"):
+        if isinstance(config.values.get(key), list | Mapping):
+            raise UsageError(
+                f"{config.path}: {key} is no name.", "Give one name, without [ ] or { }."
+            )
 
 
 def check_inputs(config: Config) -> None:
@@ -198,16 +226,29 @@ def redact(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact(item) for item in value]
     if isinstance(value, str):
-        value = re.sub(r"(://)[^/\s:@]+:[^/\s@]+@", r"\1[redacted]@", value)
+        value = re.sub(r"(://)[^/\s@]+@", r"\1[redacted]@", value)
+        value = re.sub(
+            r"(?i)([?&][\w-]*(?:token|key|sig|signature|secret)=)[^&\s]+", r"\1[redacted]", value
+        )
         return re.sub(r"\b(hf_|sk-|ghp_|glpat-)[A-Za-z0-9_-]{16,}", "[redacted]", value)
     return value
 
 
 def is_secret(key: str, value: Any = "x") -> bool:
     """Whether the value of `key` may be a credential."""
-    if isinstance(value, bool | int | float | list | Mapping):
+    if isinstance(value, bool | Mapping):
         return False
+    if not isinstance(value, str) and re.search(r"tokens?$", key, re.IGNORECASE):
+        return False  # of text
     return bool(_SECRET.search(key)) and not _NOT_SECRET.search(key)
+
+
+def secrets(value: Any) -> set[str]:
+    """Every credential in `value`, to be kept out of a text that quotes it."""
+    if isinstance(value, Mapping):
+        own = {str(item) for key, item in value.items() if item and is_secret(str(key), item)}
+        return own.union(*map(secrets, value.values()))
+    return set().union(*map(secrets, value)) if isinstance(value, list | tuple) else set()
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -226,7 +267,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
         )
     try:
         return key.strip(), normalise(yaml.safe_load(value))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return key.strip(), value
 
 

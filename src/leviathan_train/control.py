@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 from leviathan_train import checkpoints, processes
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.run import End, Run, Session
+from leviathan_train.run import End, Ending, Run, Session
 from leviathan_train.watch import PAUSE_GRACE
 
 _MARGIN = 5.0
@@ -61,9 +60,15 @@ def pause(run: Run, by: str, grace: float = PAUSE_GRACE) -> Outcome:
     session.ask("pause", by, grace)
     if not session.is_here():
         return Outcome(run, None, None, session.host)
-    if not processes.wait_until(lambda: not session.trainer_alive(), grace + _MARGIN):
+
+    def over() -> bool:  # a command line that has just begun has no trainer yet
+        known = session.end is not None
+        return not session.trainer_alive() if known else not session.alive()
+
+    if not processes.wait_until(over, grace + _MARGIN):
         return _kill(run, session, f"no step ended within {grace:.0f} s of {by}")
-    return Outcome(run, _ended(run, session), _name(_ended(run, session)))
+    end = session.end or close_as("crashed", run, session, "it died without a word")
+    return Outcome(run, end, end.checkpoint)
 
 
 def stop_now(run: Run, by: str) -> Outcome:
@@ -111,32 +116,15 @@ def save(run: Run, by: str) -> Outcome:
 
 
 def _kill(run: Run, session: Session, why: str) -> Outcome:
+    session.ask("kill", why, 0)  # so that whoever follows the training knows it was asked for
     session.kill()
-    newest = checkpoints.latest(checkpoints.scan(run))
-    status = session.status
-    kind: Literal["killed"] = "killed"
-    name = newest.name if newest else None
-    end = session.close(End(kind, status.step if status else None, name, why, time.time()))
+    end = close_as("killed", run, session, why)
     return Outcome(run, end, end.checkpoint)
 
 
-def _ended(run: Run, session: Session) -> End:
-    """The session's end, recorded here if its own command line is dead and it died mute."""
-    processes.wait_until(lambda: session.end is not None, 3.0)
-    if end := session.end:
-        return end
+def close_as(kind: Ending, run: Run, session: Session, why: str) -> End:
+    """Record the end of a training that could not do so itself."""
     newest = checkpoints.latest(checkpoints.scan(run))
     status = session.status
-    return session.close(
-        End(
-            "crashed",
-            status.step if status else None,
-            newest.name if newest else None,
-            "it died without a word",
-            time.time(),
-        )
-    )
-
-
-def _name(end: End) -> str | None:
-    return end.checkpoint
+    step = status.step if status and status.step else None
+    return session.close(End(kind, step, newest.name if newest else None, why, time.time()))

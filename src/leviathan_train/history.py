@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
-from leviathan_train import checkpoints
 from leviathan_train.files import read_json
 from leviathan_train.report import Value, begun, finite
 from leviathan_train.run import Run, Session
 
+_LOSS = re.compile(r"^Step \d+: loss=([-+\d.einfa]+)", re.M)
+
 
 def history(run: Run) -> Value:
     """All sessions, oldest first. Times in seconds since the epoch."""
-    log = _logged(run)
-    return {"run": run.name, "sessions": [_row(session, log) for session in run.sessions()]}
+    return {"run": run.name, "sessions": [_row(session) for session in run.sessions()]}
 
 
-def _row(session: Session, log: dict[int, float]) -> Value:
+def _row(session: Session) -> Value:
     launch, begin, end, status = session.launch, begun(session), session.end, session.status
     verdict = read_json(session.path / "seam.json") or {}
     first = begin.get("first_step")
@@ -26,7 +26,7 @@ def _row(session: Session, log: dict[int, float]) -> Value:
         last = None
     steps = last - first if first is not None and last is not None else 0
     seconds = (ended or (status.updated if status else 0)) - begin.get("at", 0) if begin else 0
-    inside = [step for step in log if first is not None and first < step <= (last or 0)]
+    losses = _losses(session)
     return {
         "session": session.id,
         "started": launch.get("started"),
@@ -35,8 +35,8 @@ def _row(session: Session, log: dict[int, float]) -> Value:
         "why": end.why if end else None,
         "first_step": first,
         "last_step": last,
-        "first_loss": finite(log[min(inside)]) if inside else None,
-        "last_loss": finite(log[max(inside)]) if inside else None,
+        "first_loss": finite(losses[0]) if losses else None,
+        "last_loss": finite(losses[-1]) if losses else None,
         "verdict": verdict.get("word"),
         "cause": verdict.get("cause"),
         "hours": seconds / 3600 if seconds else None,
@@ -51,12 +51,10 @@ def run_log(session: Session) -> str:
     return str(session.path.parents[2] / "logs" / f"training_{session.id}.log")
 
 
-def _logged(run: Run) -> dict[int, float]:
-    """Loss by step, from the newest checkpoint that can be read."""
-    for _, path in reversed(checkpoints.folders(run)):
-        try:
-            entries: list[Any] = checkpoints.read_state(path).get("log_history") or []
-        except checkpoints.FaultError:
-            continue
-        return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
-    return {}
+def _losses(session: Session) -> list[float]:
+    """The losses that a session logged, oldest first."""
+    try:
+        text = session.screen_file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [float(loss) for loss in _LOSS.findall(text)]

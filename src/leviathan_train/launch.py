@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train import checkpoints, processes
-from leviathan_train.config import Config
+from leviathan_train.config import Config, is_secret
+from leviathan_train.control import close_as
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
 from leviathan_train.files import write_json
 from leviathan_train.processes import SESSION_ENV, Process
 from leviathan_train.resume import Offer
-from leviathan_train.run import End, Run, Session, Status
+from leviathan_train.run import End, Ending, Run, Session, Status
 from leviathan_train.supervise import is_config_fault
 from leviathan_train.watch import PAUSE_GRACE, TERM_GRACE
 
@@ -88,7 +89,7 @@ def build_argv(
         accelerate = ("--cpu", "--num_processes", "1")
     overrides = {key: value for key, value in config.overrides.items() if key != "plugins"}
     overrides.pop("resume_from_checkpoint", None)
-    resume = [f"--resume_from_checkpoint={resume_from}"] if resume_from else []
+    resume = [f"--resume_from_checkpoint={_literal(str(resume_from))}"] if resume_from else []
     if not resume and config.resume_from_checkpoint:
         resume = ["--resume_from_checkpoint=None"]
     return (
@@ -124,6 +125,7 @@ def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
     return dict(base) | {
         SESSION_ENV: str(session.path),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
         "AXOLOTL_DO_NOT_TRACK": base.get("AXOLOTL_DO_NOT_TRACK", "1"),
         "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
         "TQDM_DISABLE": base.get("TQDM_DISABLE", "1"),
@@ -159,7 +161,7 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
         {
             "config": str(plan.config.path),
             "cli": True,
-            "argv": list(argv or plan.argv),
+            "argv": [_shown(part) for part in argv or plan.argv],
             "cwd": os.getcwd(),
             "resume_from": str(plan.resume_from) if plan.resume_from else None,
             "resume_step": plan.offer.checkpoint.step if plan.offer.checkpoint else None,
@@ -170,6 +172,12 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
             "grace": plan.grace,
         }
     )
+
+
+def _shown(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    name = key.rpartition("__")[2].lstrip("-")
+    return f"{key}=[redacted]" if equals and value and is_secret(name) else argument
 
 
 class Signals:
@@ -289,7 +297,7 @@ class Training:
             time.sleep(_POLL)
         self._show()
         self.session.kill()  # data workers and other orphans, if any
-        return self.session.close(self._unrecorded_end())
+        return self.session.end or self._close()
 
     def _is_over(self) -> bool:
         """Whether a dead launcher left no trainer that has yet to tell of itself."""
@@ -318,21 +326,10 @@ class Training:
         else:
             self._on_line("Saving checkpoint...")
 
-    def _end_hard(self, why: str, kind: str = "killed") -> None:
-        status = self.session.status
+    def _end_hard(self, why: str, kind: Ending = "killed") -> None:
         self.session.kill()
         self._show()
-        step = checkpoints.latest(checkpoints.scan(self.plan.run))
-        ending: Any = kind
-        self.session.close(
-            End(
-                ending,
-                status.step if status and status.step else (step.step if step else None),
-                step.name if step else None,
-                why,
-                time.time(),
-            )
-        )
+        close_as(kind, self.plan.run, self.session, why)
 
     def _check_registered(self, ended: bool) -> None:
         """See that the plugin lives in the trainer; Axolotl only logs that it does not load."""
@@ -362,17 +359,15 @@ class Training:
                 self._on_line(line)
         self._on_status(self.session.status, self._asked is not None)
 
-    def _unrecorded_end(self) -> End:
-        """The end of a trainer that died without a word."""
-        newest = checkpoints.latest(checkpoints.scan(self.plan.run))
-        status = self.session.status
-        step = status.step if status and status.step else None
-        name = newest.name if newest else None
-        if self._asked:
-            return End(
-                "killed", step, name, "it ended before its checkpoint was whole", time.time()
-            )
-        return End("crashed", step, name, cause_in(self.log), time.time())
+    def _close(self) -> End:
+        """The recorded end; of a trainer that died without a word, what can be told of it."""
+        run, session = self.plan.run, self.session
+        asked = session.request
+        if asked and asked.kind == "kill":
+            return close_as("killed", run, session, asked.by)
+        if self._asked or (asked and asked.kind == "pause"):
+            return close_as("killed", run, session, "it ended before its checkpoint was whole")
+        return close_as("crashed", run, session, cause_in(self.log))
 
 
 def exit_status(run: Run, end: End) -> int:

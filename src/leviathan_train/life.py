@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import logging
 import os
@@ -41,11 +42,14 @@ class Life:
         if self.rank == 0:
             resumed = bool(cfg.get("resume_from_checkpoint")) and not launch.get("branched")
             os.environ.update(trackers.environment(self.run, cfg, resumed=resumed))
+        self._has_screen = bool(launch.get("cli"))
         status = Status(str(self.shown), "starting", os.getpid(), processes.hostname())
         deadline = Deadline(at=launch.get("until"))
         self.watch = Watch(self.session, self.rank, status, deadline, self._leave_early)
         self.watch.start()
         self.watch.write_status(force=True)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
         self._hook = sys.excepthook
         sys.excepthook = self._crashed
 
@@ -80,6 +84,16 @@ class Life:
         if self.rank != 0:
             return
         print(line, flush=True)
+        self._to_screen(line)
+
+    def show(self, line: str) -> None:
+        """Tell a line that quotes values on the screen only: people grep the log for them."""
+        if not self._has_screen:
+            self.say(line)
+        elif self.rank == 0:
+            self._to_screen(line)
+
+    def _to_screen(self, line: str) -> None:
         with self.session.screen_file.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 

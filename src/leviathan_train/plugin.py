@@ -20,7 +20,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from leviathan_train import changes, prepared, processes, restore
 from leviathan_train.callback import LeviathanCallback
 from leviathan_train.config import Config, input_facts
-from leviathan_train.files import read_json, write_json
 from leviathan_train.life import Life
 
 
@@ -81,10 +80,7 @@ class LeviathanPlugin(BasePlugin):
                 # As `axolotl preprocess` does: the rows are made anew and replace the old.
                 self.reset_preprocess, cfg.is_preprocess = True, True
             if life.rank == 0 and not (resumed and not self.reset_preprocess):
-                write_json(
-                    prepared.sources_file(cfg),
-                    (read_json(prepared.sources_file(cfg)) or {}) | facts,
-                )
+                prepared.remember(cfg, facts)
 
     def pre_model_load(self, cfg: Any) -> None:
         if self.reset_preprocess:

@@ -24,10 +24,15 @@ def hostname() -> str:
     return socket.gethostname()
 
 
+def _stat(pid: int) -> str:
+    """What the kernel tells of `pid`; it cuts names at 15 bytes, amid a character, too."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+
+
 def _start_time(pid: int) -> str | None:
     """Boot and clock ticks at which `pid` started; None if it is gone or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = _stat(pid)
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
@@ -91,7 +96,7 @@ def descendants(pid: int) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                stat = Path(f"/proc/{entry}/stat").read_text()
+                stat = _stat(int(entry))
             except OSError:
                 continue
             parent = int(stat.rpartition(")")[2].split()[1])

@@ -90,15 +90,18 @@ def console(*, stderr: bool = False) -> Console:
 class Screen:
     """The terminal during a training: lines above, a bar with the ETA below."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._live: Live | None = None
         self._console: Console | None = None
-        self._terminal = sys.stdout.isatty()
+        self._terminal = sys.stdout.isatty() and not quiet
         self._phase = ""
 
     def line(self, text: str) -> None:
         """Show one line; a terminal that went away is no reason to stop."""
         with contextlib.suppress(OSError):
+            if self._quiet:
+                return
             if self._live:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
@@ -344,7 +347,7 @@ def request(done: Any) -> None:
 def status(value: Any) -> None:
     """The page of `leviathan status`."""
     phase = PHASES.get(value["phase"], value["phase"])
-    print(f"Run:            {value['run']}")
+    print(f"Run:            {plain(value['run'])}")
     print(f"Phase:          {'pausing: ' if value['pausing'] else ''}{phase}")
     if value["end"]:
         print(f"Ended:          {clock(value['end']['at'])}, {value['end']['why']}")
@@ -378,7 +381,7 @@ def runs(value: Any) -> None:
         return
     rows = [
         [
-            item["run"],
+            plain(item["run"]),
             PHASES.get(item["phase"], item["phase"]),
             f"{item['step']}/{item['max_steps'] or '?'}",
             str(item["checkpoints"]),
@@ -393,7 +396,7 @@ def runs(value: Any) -> None:
 def history(value: Any) -> None:
     """The table of `leviathan history`."""
     if not value["sessions"]:
-        print(f"{value['run']} has no session yet.")
+        print(f"{plain(value['run'])} has no session yet.")
         return
     rows = [
         [
@@ -421,11 +424,15 @@ def _span(first: Any, last: Any, between: str) -> str:
 
 def changes(found: Sequence[Any]) -> list[str]:
     """The lines that tell what changed since the checkpoint, and what each change does."""
-    return [
-        f"   {change.key}: {_short(change.old)} -> {_short(change.new)}: {change.effect}"
-        f" ({change.why})"
-        for change in found
-    ]
+    from leviathan_train.config import redact
+
+    lines = []
+    for change in found:
+        old, new = (redact({change.key: value})[change.key] for value in (change.old, change.new))
+        lines.append(
+            f"   {change.key}: {_short(old)} -> {_short(new)}: {change.effect} ({change.why})"
+        )
+    return lines
 
 
 def _short(value: Any) -> str:

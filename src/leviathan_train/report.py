@@ -170,7 +170,7 @@ def status(run: Run) -> Value:
         "end": asdict(end) if end and not alive else None,
         "pausing": bool(alive and session and session.request and session.request.kind == "pause"),
     }
-    return value
+    return finite(value)  # type: ignore[no-any-return]
 
 
 def _resting(run: Run, session: Session | None) -> str:

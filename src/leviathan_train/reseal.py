@@ -54,5 +54,5 @@ def reseal(run: Run, checkpoint: Checkpoint) -> Seal:
     try:
         old = seal.read(path)
     except FaultError:
-        old = Seal(facts, 0.0, 0.0, 1, {}, {}, {})
+        old = Seal(facts, 0.0, 0.0, checkpoints.ranks_of(checkpoint), {}, {}, {})
     return checkpoints.write_seal(run, path, replace(old, facts=facts, time=time.time()))

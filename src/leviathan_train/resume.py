@@ -12,7 +12,7 @@ from leviathan_train.checkpoints import Checkpoint
 from leviathan_train.config import Config
 from leviathan_train.errors import UsageError
 from leviathan_train.files import read_json, sync_folder
-from leviathan_train.run import Run
+from leviathan_train.run import Run, busy
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,10 @@ def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:
         number += 1
         folder = run.superseded / f"{time.strftime('%Y%m%d_%H%M%S')}_{number}"
     folder.mkdir(parents=True)
+    begun = run.saves()
     for path in paths:
+        if path.name in begun:  # an interrupted save stays known as one
+            Run(folder).begin_save(path.name)
         path.rename(folder / path.name)
         (run.verified / f"{path.name}.json").unlink(missing_ok=True)
     sync_folder(folder)
@@ -130,9 +133,17 @@ def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:
 
 
 def delete_all(run: Run, found: Sequence[Checkpoint]) -> None:
-    """Delete every checkpoint of a run, newest last, so that a break loses the least."""
-    for checkpoint in sorted(found, key=lambda item: item.step):
-        retention.delete(run, checkpoint)
+    """Delete every checkpoint of a run, newest last, so that a break loses the least.
+
+    Raises:
+        LeviathanError: the run has begun to train meanwhile.
+        OSError: a folder could not be renamed or removed.
+    """
+    with run.locked():
+        if session := run.live_session():
+            raise busy(run, session)
+        for checkpoint in sorted(found, key=lambda item: item.step):
+            retention.delete(run, checkpoint)
 
 
 def finished_at(run: Run, found: Sequence[Checkpoint]) -> int | None:
@@ -152,9 +163,15 @@ def finished_at(run: Run, found: Sequence[Checkpoint]) -> int | None:
 def trains_longer(config: Config, checkpoint: Checkpoint) -> bool:
     """Whether the config asks for more epochs or steps than the one that made the checkpoint."""
     before = checkpoint.seal.config if checkpoint.seal else {}
+    if not before:
+        limit, epochs = _number(config, "max_steps"), _number(config, "num_epochs")
+        if limit > 0:
+            return limit > checkpoint.step
+        return epochs > (checkpoint.facts.epoch or epochs)
     for key in ("max_steps", "num_epochs"):
         try:
-            old, new = float(before.get(key) or 0), float(config.values.get(key) or 0)
+            old = max(0.0, float(before.get(key) or 0))
+            new = max(0.0, float(config.values.get(key) or 0))
         except (TypeError, ValueError):
             continue
         if new > old > 0 or (key == "max_steps" and old > 0 and new == 0):
@@ -162,6 +179,13 @@ def trains_longer(config: Config, checkpoint: Checkpoint) -> bool:
         if key == "max_steps" and old != new:
             return new > checkpoint.step
     return False
+
+
+def _number(config: Config, key: str) -> float:
+    try:
+        return float(config.values.get(key) or 0)
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def seconds_lost(found: Sequence[Checkpoint]) -> float | None:

@@ -260,6 +260,8 @@ def clear_superseded(run: Run) -> None:
             if _CHECKPOINT.fullmatch(folder.name) and folder.parts[-2:] != used:
                 remove_tree(folder, aside / f".leviathan-deleting-{folder.name}")
     for aside in [*_folders(run.superseded), run.superseded]:
+        if not checkpoints.folders(Run(aside)):
+            shutil.rmtree(Run(aside).records, ignore_errors=True)
         with contextlib.suppress(OSError):  # what is not empty is not ours
             aside.rmdir()
 

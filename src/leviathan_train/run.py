@@ -418,6 +418,10 @@ def find(target: str | None, root: Path = TRAINING_ROOT) -> Run:
             )
         return runs[0]
     path = Path(target)
+    if len(target) > 4096 or "\0" in target or any(len(part) > 255 for part in path.parts):
+        raise UsageError("No run has so long or so odd a name.", "See them with:  leviathan runs")
+    if "/" not in target and target not in {"", ".", ".."} and is_run(root / target):
+        return Run(root / target)
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
         return Run(configs.load(path).output_dir)
     if path.is_dir():

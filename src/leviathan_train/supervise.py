@@ -82,6 +82,7 @@ def supervise(
     """
     restarts, reached = 0, -1
     rest = False
+    last: End | None = None
     while True:
         deadline = until
         if window:
@@ -89,12 +90,14 @@ def supervise(
             if closes is None or rest:
                 rest = False
                 opens = window.opens(now())
+                if until and opens.timestamp() >= until:
+                    return last or End("stopped", None, None, END_OF_TIME, time.time())
                 tell(f"Outside the window; waiting until {opens:%Y-%m-%d %H:%M}.")
                 if ended := wait(opens.timestamp()):
                     return ended
                 continue
             deadline = min(closes.timestamp(), until or closes.timestamp())
-        end = start(deadline)
+        last = end = start(deadline)
         if window and END_OF_TIME in end.why and (until is None or time.time() < until - 60):
             rest = True
             continue

@@ -91,6 +91,9 @@ def cli(debug: bool) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The one error boundary: known errors become a line and a hint, others a report."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `<&-`
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ✅ gets a ?
             stream.reconfigure(errors="replace")
@@ -110,8 +113,11 @@ def main(args: list[str] | None = None) -> None:
         where = error.ctx.command_path if getattr(error, "ctx", None) else "leviathan"  # type: ignore[attr-defined]
         _report(error.format_message(), f"See:  {where} --help", debug)
         status = USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:  # at a question
         click.echo("\nNothing was changed.", err=True)
+        status = STOPPED
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted.", err=True)
         status = STOPPED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -129,6 +135,7 @@ def main(args: list[str] | None = None) -> None:
 def _report(message: str, hint: str | None, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    click.secho(f"Error: {message}", fg="red", err=True)
+    colour = None if os.environ.get("NO_COLOR") else "red"
+    click.secho(f"Error: {message}", fg=colour, err=True)
     if hint:
         click.echo(hint, err=True)

@@ -10,7 +10,7 @@ from leviathan_train import control, render, report
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.launch import exit_status
-from leviathan_train.run import all_runs
+from leviathan_train.run import Run, all_runs
 from leviathan_train.watch import PAUSE_GRACE
 
 _GRACE = click.option(
@@ -29,12 +29,11 @@ _GRACE = click.option(
 def pause(run: str | None, grace: float, json: bool) -> int:
     """Save a checkpoint of the current step and stop, from any terminal.
 
-    Exit status 0 when the training has stopped with a checkpoint to go on from.
+    Exit status 0 when the training has stopped and nothing was lost.
 
     Example:  leviathan pause leviathan_10pct_a4000
     """
-    outcome = control.pause(find_run(run, quiet=json), _who("pause"), grace)
-    return _tell(outcome, json)
+    return _tell(_pause(find_run(run, quiet=json), "pause", grace), json)
 
 
 @click.command(short_help="Save and stop; with --now, end at once.", epilog=EXIT_STATUS)
@@ -50,7 +49,7 @@ def stop(run: str | None, grace: float, now: bool, json: bool) -> int:
     found = find_run(run, quiet=json)
     if now:
         return _tell(control.stop_now(found, _who("stop --now")), json)
-    return _tell(control.pause(found, _who("stop"), grace), json)
+    return _tell(_pause(found, "stop", grace), json)
 
 
 @click.command(short_help="Save and go on, from any terminal.", epilog=EXIT_STATUS)
@@ -100,6 +99,14 @@ def runs(json: bool) -> int:
     else:
         render.runs(value)
     return 0
+
+
+def _pause(run: Run, command: str, grace: float) -> control.Outcome:
+    try:
+        return control.pause(run, _who(command), grace)
+    except KeyboardInterrupt:
+        click.echo("\nNot waited for: the request stays, and the run will pause.", err=True)
+        raise
 
 
 def _who(command: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import click
 
 from leviathan_train import render, resume
-from leviathan_train.checkpoints import Checkpoint
-from leviathan_train.errors import Declined
+from leviathan_train.checkpoints import Checkpoint, folders
+from leviathan_train.errors import Declined, LeviathanError
 from leviathan_train.resume import Offer
 from leviathan_train.run import Run
 
@@ -53,6 +53,10 @@ def confirm_resume(
     while True:
         answer = ask(f"Resume from {checkpoint.name}?", ("yes", "no", "delete"))
         if answer == "yes":
+            if [step for step, _ in folders(run)] != [item.step for item in found]:
+                raise LeviathanError(
+                    f"{run.name} has changed since it was shown.", "Type the same command again."
+                )
             return offer
         if answer == "no":
             raise Declined(

@@ -69,7 +69,7 @@ def selftest(
     def starter(name: str) -> Starter:
         given = (*sets, *shared, f"output_dir={folder / name}")
         cfg = config.load(config_path, given)
-        made = Starter(cfg, PAUSE_GRACE, accelerate_args, yes=True)
+        made = Starter(cfg, PAUSE_GRACE, accelerate_args, yes=True, quiet=json)
         made.check()
         return made
 

@@ -95,7 +95,7 @@ def train(
     """
     cfg = config.load(config_path, sets)
     deadline = _deadline(until, for_)
-    hours = Window.parse(window) if window else None
+    hours = Window.parse(window) if window is not None else None
     start_of = Starter(cfg, grace, accelerate_args, yes=yes)
     start_of.check()
     plan = start_of.plan(choice, dry_run=dry_run)
@@ -113,14 +113,17 @@ def train(
             return End("finished", step, None, "", time.time())
         return start_of.train(replace(now, until=at))
 
-    end = supervise(
-        start,
-        start_of.screen.line,
-        until=deadline,
-        window=hours,
-        max_restarts=max_restarts,
-        wait=lambda opens: launch.wait_for_window(start_of.run, cfg, opens),
-    )
+    try:
+        end = supervise(
+            start,
+            start_of.screen.line,
+            until=deadline,
+            window=hours,
+            max_restarts=max_restarts,
+            wait=lambda opens: launch.wait_for_window(start_of.run, cfg, opens),
+        )
+    except KeyboardInterrupt:  # between two sessions
+        end = End("stopped", None, None, "Ctrl+C", time.time())
     status = launch.exit_status(start_of.run, end)
     if end.kind == "crashed":
         raise launch.failure(start_of.run, end)
@@ -134,14 +137,21 @@ class Starter:
     Args:
         accelerate: arguments for `accelerate launch`.
         yes: answer every question by yes.
+        quiet: show nothing.
     """
 
     def __init__(
-        self, cfg: Config, grace: float, accelerate: tuple[str, ...], *, yes: bool
+        self,
+        cfg: Config,
+        grace: float,
+        accelerate: tuple[str, ...],
+        *,
+        yes: bool,
+        quiet: bool = False,
     ) -> None:
         self.config = cfg
         self.run = Run(cfg.output_dir)
-        self.screen = render.Screen()
+        self.screen = render.Screen(quiet=quiet)
         self._grace = grace
         self._accelerate = accelerate
         self._yes = yes
@@ -310,9 +320,9 @@ def unknown_keys(cfg: Config, *, pass_all: bool) -> list[str]:
 
 def _deadline(until: str | None, for_: str | None) -> float | None:
     """The end of the training's time, in seconds since the epoch."""
-    if until and for_:
+    if until is not None and for_ is not None:
         raise UsageError("--until and --for exclude each other.", "Give one of them.")
-    if until:
+    if until is not None:
         try:
             clock = datetime.strptime(until, "%H:%M")
         except ValueError:
@@ -320,7 +330,7 @@ def _deadline(until: str | None, for_: str | None) -> float | None:
         now = datetime.now()
         at = now.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
         return (at if at > now else at + timedelta(days=1)).timestamp()
-    return time.time() + seconds_of(for_, "--for") if for_ else None
+    return time.time() + seconds_of(for_, "--for") if for_ is not None else None
 
 
 def seconds_of(text: str, option: str) -> float:
