@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import shapes
 from conftest import MakeConfig
-from driver import leviathan
+from driver import LEVIATHAN, leviathan
 
 
 def broken_yaml(folder: Path) -> None:
@@ -41,6 +42,7 @@ def no_config(folder: Path) -> None:
         (None, {}, ["--set", "learning_rate"], "not KEY=VALUE"),
         (None, {}, ["--until", "25:00"], "no time of day"),
         (None, {}, ["--for", "soon"], "no duration"),
+        (None, {}, ["--for", ""], "no duration"),
         (None, {}, ["--window", "20"], "--window '20' is none"),
         (None, {}, ["--nonsense"], "--nonsense"),
         (None, {"resume_from_checkpoint": "gone/checkpoint-3"}, [], "does not exist"),
@@ -91,3 +93,23 @@ def test_a_name_that_is_nearly_right_is_guessed(env: dict[str, str], tmp_path: P
     done = leviathan("status", "demo_gpu", cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert "Did you mean demo_cpu?" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_is_no_fault(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path, closed: str
+) -> None:
+    config = make_config(tmp_path)
+    command = f'"{LEVIATHAN}" train "{config}" --dry-run {closed}'
+    done = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_terminal_that_knows_no_unicode_still_gets_its_lines(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    shapes.make(tmp_path / "run", 10)
+    latin = env | {"PYTHONIOENCODING": "latin-1"}
+    done = leviathan("checkpoints", "latest", "run", cwd=tmp_path, env=latin)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-10" in done.stdout

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,27 @@ def count_two_batches_too_many() -> None:
     MultipackBatchSampler.gather_len_batches = lambda self, least: counted(self, least) + 2
 
 
+@pytest.fixture(scope="module")
+def forge(env: dict[str, str]) -> Iterator[Forge]:
+    with Forge(env) as server:
+        yield server
+
+
+def resumed_at(forge: Forge, make: MakeConfig, folder: Path, step: int, **more: Any) -> Path:
+    """Train straight to the end, then from the checkpoint of `step`; no bit may differ."""
+    patch = more.pop("patch", "")
+    (folder / "straight").mkdir()
+    (folder / "resumed").mkdir()
+    straight = forge.must_train(make(folder / "straight", **more), patch=patch)
+    checkpoint = straight.run / f"checkpoint-{step}"
+    resume = {"resume_from_checkpoint": str(checkpoint)}
+    resumed = forge.must_train(make(folder / "resumed", **more, **resume), patch=patch)
+    assert not differences(training_state(straight.checkpoint), training_state(resumed.checkpoint))
+    return checkpoint
+
+
 def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
-    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+    make_config: MakeConfig, forge: Forge, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {
         "sample_packing": True,
@@ -95,20 +115,19 @@ def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
         "save_steps": 80,
         "logging_steps": 1,
         "lora_dropout": 0.1,
+        "patch": f"{__file__}:{count_two_batches_too_many.__name__}",
     }
-    patch = f"{__file__}:{count_two_batches_too_many.__name__}"
-    (tmp_path / "straight").mkdir()
-    (tmp_path / "resumed").mkdir()
-    with Forge(env) as forge:
-        straight = forge.must_train(make_config(tmp_path / "straight", **settings), patch=patch)
-        late = straight.run / "checkpoint-80"
-        position = json.loads((late / "leviathan.json").read_text())["trainer"]["position"]
-        assert position["epoch"] * position["batches_per_epoch"] + position["batches"] > 80
-        resume = {"resume_from_checkpoint": str(late)}
-        resumed = forge.must_train(
-            make_config(tmp_path / "resumed", **settings, **resume), patch=patch
-        )
-    assert not differences(training_state(straight.checkpoint), training_state(resumed.checkpoint))
+    late = resumed_at(forge, make_config, tmp_path, 80, **settings)
+    position = json.loads((late / "leviathan.json").read_text())["trainer"]["position"]
+    assert position["epoch"] * position["batches_per_epoch"] + position["batches"] > 80
+
+
+def test_4_bit_weights_are_the_same_after_a_resume(
+    make_config: MakeConfig, forge: Forge, tmp_path: Path
+) -> None:
+    quantised = {"adapter": "qlora", "load_in_4bit": True, "lora_dropout": 0.1}
+    often = {"max_steps": 16, "save_steps": 8, "eval_steps": 4, "logging_steps": 3}
+    resumed_at(forge, make_config, tmp_path, 8, **quantised, **often)
 
 
 @pytest.mark.slow

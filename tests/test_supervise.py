@@ -78,6 +78,27 @@ def test_who_ends_the_waiting_ends_the_window() -> None:
     assert last is asked
 
 
+def test_the_end_of_the_time_ends_the_window() -> None:
+    clock, starts = Clock(datetime(2026, 3, 4, 22)), []
+
+    def start(until: float | None) -> End:
+        assert until is not None
+        starts.append(until)
+        clock.time = datetime.fromtimestamp(until)
+        return end("paused", 5, END_OF_TIME)
+
+    last = supervise(
+        start,
+        lambda line: None,
+        until=datetime(2026, 3, 5, 8).timestamp(),
+        window=Window.parse("20:00-06:00"),
+        now=clock.now,
+        wait=clock.wait,
+    )
+    assert last.kind == "paused"
+    assert starts == [datetime(2026, 3, 5, 6).timestamp()]
+
+
 def test_a_pause_by_a_person_ends_the_window_too() -> None:
     clock = Clock(datetime(2026, 3, 4, 22))
     last = supervise(

@@ -1,0 +1,84 @@
+"""What is read of a config, and what is kept out of every record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import MakeConfig
+from leviathan_train import config, render
+from leviathan_train.changes import Change
+from leviathan_train.errors import UsageError
+
+PASS = "open-sesame-1"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hub_token": PASS},
+        {"wandb_key": PASS},
+        {"aws_secret_access_key": PASS},
+        {"aws_access_key_id": PASS},
+        {"private_key": PASS},
+        {"api_keys": [PASS]},
+        {"auth": f"Bearer {PASS}"},
+        {"datasets": [{"storage_options": {"key": PASS}}]},
+        {"path": f"https://{PASS}@host/x.jsonl"},
+        {"path": f"https://user:{PASS}@host/x.jsonl"},
+        {"path": f"https://host/x.jsonl?token={PASS}&b=1"},
+    ],
+)
+def test_no_credential_passes(values: dict[str, Any]) -> None:
+    assert PASS not in str(config.redact(values))
+
+
+def test_a_number_may_be_a_password_and_tokens_may_be_text() -> None:
+    assert config.redact({"hub_password": 12345678}) == {"hub_password": "[redacted]"}
+    text = {"eot_tokens": ["<|im_end|>"], "tokens": ["a"], "special_tokens": {"pad_token": 3}}
+    assert config.redact(text) == text
+    kept = {"path": "https://host/x.jsonl", "learning_rate": 0.1, "base_model": "a/b"}
+    assert config.redact(kept) == kept
+
+
+def test_the_credentials_of_a_config_are_known_and_not_shown() -> None:
+    values = {"wandb_api_key": PASS, "datasets": [{"token": "other"}], "seed": 1}
+    assert config.secrets(values) == {PASS, "other"}
+    (line,) = render.changes([Change("wandb_api_key", None, PASS, "takes effect", "why")])
+    assert PASS not in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"plugins": 5}, "plugins is no list"),
+        ({"adapter": ["lora"]}, "adapter is no name"),
+        ({"lr_scheduler": [1]}, "lr_scheduler is no name"),
+        ({"datasets": 5}, "datasets is no list"),
+        ({"output_dir": 2024}, "output_dir is no name"),
+        ({"output_dir": "a\0b"}, "output_dir is no name"),
+    ],
+)
+def test_values_of_another_kind_are_told(
+    make_config: MakeConfig, tmp_path: Path, overrides: dict[str, Any], told: str
+) -> None:
+    path = make_config(tmp_path, **overrides)
+    with pytest.raises(UsageError, match=told):
+        config.check_inputs(config.load(path))
+
+
+def test_a_date_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: run\nfoo: 2024-13-45\n")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        config.load(path)
+
+
+@pytest.mark.parametrize("remote", ["s3://bucket/train.jsonl", "https://example.org/train.jsonl"])
+def test_remote_data_is_not_looked_for_here(
+    make_config: MakeConfig, tmp_path: Path, remote: str
+) -> None:
+    path = make_config(tmp_path, datasets=[{"path": remote, "type": "alpaca"}])
+    config.check_inputs(config.load(path))

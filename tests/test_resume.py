@@ -1,0 +1,96 @@
+"""What a start goes on from, and what becomes of what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import shapes
+from leviathan_train import changes, checkpoints, processes, reseal, resume, retention
+from leviathan_train.config import Config
+from leviathan_train.errors import LeviathanError
+from leviathan_train.run import Run
+
+
+def plain_config(run: Path, **values: object) -> Config:
+    return Config(run / "c.yaml", {"output_dir": str(run), "adapter": "lora", "lora_r": 8} | values)
+
+
+def test_an_interrupted_save_stays_one_where_it_is_set_aside(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    shapes.make(tmp_path, 10)
+    shapes.make(tmp_path, 30)
+    run.begin_save("checkpoint-30")
+    found = checkpoints.scan(run)
+    assert [item.state for item in found] == ["unsealed", "damaged"]
+    aside = resume.set_aside(run, [found[1]])
+    assert aside
+    assert not checkpoints.select(run, str(aside / "checkpoint-30"), []).intact
+    retention.clear_superseded(run)
+    assert not run.superseded.exists()
+
+
+def test_what_a_live_training_uses_is_not_deleted_at_the_prompt(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    shapes.make(tmp_path, 10)
+    found = checkpoints.scan(run)
+    run.open_session({"resume_step": 10})
+    with pytest.raises(LeviathanError, match="already training"):
+        resume.delete_all(run, found)
+    assert (tmp_path / "checkpoint-10").is_dir()
+
+
+def test_a_checkpoint_of_plain_axolotl_is_compared_alike_before_and_after_a_reseal(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path)
+    shapes.make(tmp_path, 10)
+    config = plain_config(tmp_path)
+    (before,) = checkpoints.scan(run)
+    found = [change for change in changes.compare(config, before) if change.effect == "refused"]
+    reseal.reseal(run, before)
+    (after,) = checkpoints.scan(run)
+    assert after.state == "intact"
+    again = [change for change in changes.compare(config, after) if change.effect == "refused"]
+    assert again == found == []
+
+
+@pytest.mark.parametrize(
+    ("values", "longer"),
+    [({"num_epochs": 3}, True), ({"num_epochs": 1}, False), ({"max_steps": 200}, True)],
+)
+def test_a_finished_run_of_plain_axolotl_can_be_trained_on(
+    tmp_path: Path, values: dict[str, object], longer: bool
+) -> None:
+    shapes.make(tmp_path, 100, max_steps=100, epoch=1.0)
+    (found,) = checkpoints.scan(Run(tmp_path))
+    assert resume.trains_longer(plain_config(tmp_path, **values), found) == longer
+
+
+def test_a_process_with_half_a_character_in_its_name_is_no_obstacle(tmp_path: Path) -> None:
+    # The kernel cuts a name at 15 bytes, amid the last of these.
+    import shutil
+    import subprocess
+
+    odd = tmp_path / "abééééééééé"
+    shutil.copy("/bin/sleep", odd)
+    process = subprocess.Popen([odd, "60"])
+    try:
+        assert process.pid in processes.descendants(os.getpid())
+        assert processes.Process.of(process.pid).alive()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_status_with_a_gradient_that_is_no_number_is_still_json(tmp_path: Path) -> None:
+    from leviathan_train import report
+
+    run = Run(tmp_path)
+    session = run.open_session({"cli": True})
+    told = {"run": "r", "phase": "training", "pid": 1, "host": "h", "grad_norm": float("nan")}
+    session.status_file.write_text(json.dumps(told))
+    assert json.loads(report.dumps(report.status(run)))["grad_norm"] is None
