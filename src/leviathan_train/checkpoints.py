@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from leviathan_train import seal as seals
 from leviathan_train.errors import UsageError
-from leviathan_train.files import folder_bytes, read_json, sync_folder, write_json
+from leviathan_train.files import read_json, sync_folder, write_json
 from leviathan_train.run import Run
 from leviathan_train.seal import SEAL as SEAL
 from leviathan_train.seal import Facts as Facts
@@ -325,8 +325,3 @@ def no_such_step(run: Run, step: int, steps: list[int]) -> UsageError:
     """The refusal of a step that has no checkpoint."""
     has = ", ".join(map(str, steps)) or "none"
     return UsageError(f"{run.name} has no checkpoint of step {step}.", f"It has: {has}.")
-
-
-def superseded_bytes(run: Run) -> int:
-    """What the checkpoints set aside take, in bytes."""
-    return folder_bytes(run.superseded)

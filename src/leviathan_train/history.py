@@ -42,13 +42,8 @@ def _row(session: Session) -> Value:
         "hours": seconds / 3600 if seconds else None,
         "steps_per_second": steps / seconds if steps and seconds > 0 else None,
         "resumed_from": launch.get("resume_from"),
-        "log": str(run_log(session)),
+        "log": str(session.log),
     }
-
-
-def run_log(session: Session) -> str:
-    """Where the session's whole output is."""
-    return str(session.path.parents[2] / "logs" / f"training_{session.id}.log")
 
 
 def _losses(session: Session) -> list[float]:

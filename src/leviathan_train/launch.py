@@ -29,7 +29,7 @@ from leviathan_train.processes import SESSION_ENV, Process
 from leviathan_train.resume import Offer
 from leviathan_train.run import End, Ending, Run, Session, Status
 from leviathan_train.supervise import is_config_fault
-from leviathan_train.watch import PAUSE_GRACE, TERM_GRACE
+from leviathan_train.watch import TERM_GRACE
 
 _POLL = 0.1
 _TAIL = 200_000
@@ -428,10 +428,7 @@ def _tail(path: Path, size: int = _TAIL) -> str:
 def failure(run: Run, end: End) -> LeviathanError:
     """The error to show for a run whose last session crashed."""
     session = run.session()
-    log = run.logs / f"training_{session.id}.log" if session else run.logs
+    log = session.log if session else run.logs
     if is_config_fault(end):
         return UsageError(f"Axolotl refuses the config: {end.why}", f"The whole log: {log}")
     return LeviathanError(f"Training failed: {end.why}", f"{advice(run, end)} The whole log: {log}")
-
-
-__all__ = ["PAUSE_GRACE", "Plan", "Training", "build_argv", "build_env", "open_session"]

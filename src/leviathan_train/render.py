@@ -70,14 +70,13 @@ def clock(at: float | None) -> str:
     return "-" if at is None else datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def console(*, stderr: bool = False) -> Console:
+def console() -> Console:
     """A rich console that neither wraps nor colours what is piped."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    live = stream.isatty()
+    live = sys.stdout.isatty()
     return Console(
-        file=stream,
+        file=sys.stdout,
         highlight=False,
         soft_wrap=not live,
         no_color=bool(os.environ.get("NO_COLOR")) or not live,
@@ -160,7 +159,7 @@ class Screen:
 
     def outcome(self, run: Run, config: Config, end: End, status: int) -> None:
         """Say how it ended and what to type next."""
-        again = f"leviathan train {config.path}"
+        again = config.command
         if end.kind == "paused":
             self.line(f"Go on with:  {again}")
         elif end.kind == "finished":
@@ -224,9 +223,9 @@ def ago(at: float | None, now: float | None = None) -> str:
 
 def document(value: Any) -> None:
     """Print one JSON document, and nothing else."""
-    import json
+    from leviathan_train.report import dumps
 
-    print(json.dumps(value, indent=2, allow_nan=False, default=str))
+    print(dumps(value))
 
 
 def plain(text: object) -> str:

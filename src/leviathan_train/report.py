@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from leviathan_train import checkpoints
 from leviathan_train.checkpoints import Checkpoint
-from leviathan_train.files import read_json
+from leviathan_train.files import folder_bytes, read_json
 
 if TYPE_CHECKING:  # what is read only to be listed needs none of these
     from leviathan_train import control
@@ -28,7 +28,7 @@ def listing(run: Run, found: Sequence[Checkpoint]) -> Value:
         "path": str(run.path),
         "checkpoints": [row(item, newest, best) for item in found],
         "total_bytes": sum(item.bytes for item in found),
-        "superseded_bytes": checkpoints.superseded_bytes(run),
+        "superseded_bytes": folder_bytes(run.superseded),
     }
 
 
@@ -138,14 +138,18 @@ def verified(item: Checkpoint) -> Value:
     }
 
 
-def status(run: Run) -> Value:
-    """What a run does now, or how it ended."""
+def status(run: Run, found: list[Checkpoint] | None = None) -> Value:
+    """What a run does now, or how it ended.
+
+    Args:
+        found: its checkpoints, if they were looked at already.
+    """
     session = run.session()
     told = session.status if session else None
     value: Value = asdict(told) if told else {}
     alive = session is not None and session.alive()
     end = session.end if session else None
-    newest = checkpoints.latest(checkpoints.scan(run))
+    newest = checkpoints.latest(checkpoints.scan(run) if found is None else found)
     phase = (value.get("phase") or "starting") if alive else _resting(run, session)
     value |= {
         "run": run.name,
@@ -183,7 +187,7 @@ def _resting(run: Run, session: Session | None) -> str:
 def run_row(run: Run) -> Value:
     """One run of `leviathan runs`."""
     found = checkpoints.scan(run)
-    value = status(run)
+    value = status(run, found)
     return {
         "run": run.name,
         "path": str(run.path),

@@ -141,6 +141,11 @@ class Session:
         return self.path / "screen"
 
     @property
+    def log(self) -> Path:
+        """The whole output of the training."""
+        return self.path.parents[2] / "logs" / f"training_{self.id}.log"
+
+    @property
     def launch(self) -> dict[str, Any]:
         """The record of the start; empty if it was lost."""
         return read_json(self.launch_file) or {}

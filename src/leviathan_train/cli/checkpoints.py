@@ -14,6 +14,7 @@ from leviathan_train import render, report
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import DONE, FAILED, Declined, UsageError
+from leviathan_train.files import folder_bytes
 
 if TYPE_CHECKING:
     from leviathan_train.run import Run
@@ -193,13 +194,13 @@ def cleanup(
 def _cleanup_superseded(run: Run, *, dry_run: bool, yes: bool, json: bool) -> int:
     from leviathan_train import retention
 
-    total = nouns.superseded_bytes(run)
+    total = folder_bytes(run.superseded)
     if not json:
         print(f"Set aside in {render.plain(run.superseded)}: {render.size(total)}")
     if run.superseded.is_dir() and not dry_run:
         _allow("Delete what was set aside?", yes=yes)
         retention.clear_superseded(run)
-    left = nouns.superseded_bytes(run)
+    left = folder_bytes(run.superseded)
     if json:
         gone = {"superseded_bytes": left, "deleted_bytes": total - left}
         render.document({"run": run.name} | gone | {"dry_run": dry_run})
