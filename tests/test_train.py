@@ -230,6 +230,19 @@ def test_a_stop_before_the_first_step_saves_nothing_and_says_so(
     assert not (tmp_path / "prepared" / ("0" * 32)).exists()
 
 
+def test_a_pause_in_the_evaluation_before_the_first_step_saves_nothing(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, val_set_size=100, eval_batch_size=1)
+    started = start(config, env=env)
+    started.phase("evaluating")
+    started.signal()
+    status, output = started.finish()
+    assert status == 130, output
+    assert "there was nothing to save" in output
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
 def test_until_and_save_minutes_are_kept_by_the_trainer(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -180,7 +180,7 @@ class LeviathanCallback(TrainerCallback):
         watch.may_leave = False
         if seal and seal.trainer.get("evaluation_owed"):
             self._make_up_evaluation()
-        self.life.phase("training")
+        self.life.phase("evaluating" if args.eval_on_start else "training")
         self.began = self.saved_at = time.monotonic()
         self.step_began = time.perf_counter()
 
@@ -270,6 +270,10 @@ class LeviathanCallback(TrainerCallback):
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A pause breaks an evaluation off; its first batch is drawn, so that the RNG is too."""
         if self.pausing or self._agree()[0]:
+            if state.global_step == 0:
+                pause = self.life.watch.pause
+                why = pause.by if pause else "another rank"
+                self.life.leave_early(End("stopped", None, None, why, time.time()))
             self.evaluation_owed = True
             self._save_and_leave()
 

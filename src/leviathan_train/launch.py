@@ -319,7 +319,8 @@ class Training:
         self._grace = grace if self._asked is None else min(self._grace, grace)
         self._asked = self._asked or time.time()
         status = self.session.status
-        if status is None or status.phase in {"starting", "data", "model"}:
+        first = status and status.step == 0 and status.phase == "evaluating"
+        if status is None or first or status.phase in {"starting", "data", "model"}:
             self._on_line("Stopping: training has not begun.")
             if status is None:  # still importing; it could not hear us for seconds
                 self._end_hard(by, kind="stopped")

@@ -45,7 +45,7 @@ class Life:
         self._has_screen = bool(launch.get("cli"))
         status = Status(str(self.shown), "starting", os.getpid(), processes.hostname())
         deadline = Deadline(at=launch.get("until"))
-        self.watch = Watch(self.session, self.rank, status, deadline, self._leave_early)
+        self.watch = Watch(self.session, self.rank, status, deadline, self.leave_early)
         self.watch.start()
         self.watch.write_status(force=True)
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -106,8 +106,8 @@ class Life:
             record.msg, record.args = f"config: in {file}", ()
         return True
 
-    def _leave_early(self, end: End) -> None:
-        """End before the first step, from the watching thread: there is nothing to save."""
+    def leave_early(self, end: End) -> NoReturn:
+        """End before the first step, from any thread: there is nothing to save."""
         self.say("Stopped before the first step: there was nothing to save.")
         self.session.close(end)
         processes.kill(processes.descendants(os.getpid()))
