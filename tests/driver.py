@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -196,3 +197,13 @@ def processes_of(run: Path) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def axolotls_of(run: Path) -> list[int]:
+    """The processes of `run` that `pkill -f axolotl` finds."""
+    named = []
+    for pid in processes_of(run):
+        with contextlib.suppress(OSError):
+            if b"axolotl" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                named.append(pid)
+    return named

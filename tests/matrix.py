@@ -10,6 +10,7 @@ run that was never stopped. Prints a table; exit status 1 if a cell is not as pr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ import yaml
 from driver import (
     LEVIATHAN,
     Started,
+    axolotls_of,
     differences,
     leviathan,
     pause_at,
@@ -118,15 +120,18 @@ class Bench:
             (session / "request.tmp").write_text(json.dumps(request))
             (session / "request.tmp").rename(session / "request.json")
         else:
-            roles = {"cli": [], "launcher": ["launcher"], "rank": ["rank0"]}
-            chosen = roles.get(way.split()[1], ["launcher", "rank0"])
-            if not chosen:
+            if way == "sigterm cli":
                 started.signal(signal.SIGTERM)
-            for role in chosen:
-                try:
-                    os.kill(started.pid(role), signal.SIGTERM)
-                except ProcessLookupError:
-                    continue
+            for pid in self.chosen(started, way):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+    def chosen(self, started: Started, way: str) -> list[int]:
+        """Whom a way of SIGTERM reaches besides the command line."""
+        if way == "sigterm all":  # as `pkill -f axolotl` does: data workers, too
+            return axolotls_of(started.run)
+        roles = {"sigterm launcher": "launcher", "sigterm rank": "rank0"}
+        return [started.pid(roles[way])] if way in roles else []
 
     def judge(self, phase: str, way: str, status: int, output: str, run: Path) -> str:
         """What is not as promised; empty if all is."""

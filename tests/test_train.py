@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import MakeConfig
-from driver import LEVIATHAN, leviathan, pause_at, processes_of, start, train
+from driver import LEVIATHAN, axolotls_of, leviathan, pause_at, processes_of, start, train
 from leviathan_train import checkpoints
 from leviathan_train.run import Run
 
@@ -75,8 +75,10 @@ def test_sigterm_is_a_pause_whoever_gets_it(
     if who == "cli":
         started.signal(signal.SIGTERM)
     else:
-        for role in ("launcher", "rank0") if who == "all" else (who,):
-            os.kill(started.pid(role), signal.SIGTERM)
+        pids = axolotls_of(tmp_path / "run") if who == "all" else [started.pid(who)]
+        assert len(pids) >= (3 if who == "all" else 1)  # launcher, trainer, a data worker
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
     status, output = started.finish()
     assert status == 75, output
     assert "Training stopped gracefully." in output

@@ -21,6 +21,7 @@ from leviathan_train import changes, prepared, processes, restore
 from leviathan_train.callback import LeviathanCallback
 from leviathan_train.config import Config, input_facts
 from leviathan_train.life import Life
+from leviathan_train.workers import keep_workers
 
 
 class LeviathanArgs(BaseModel):
@@ -106,6 +107,7 @@ class LeviathanPlugin(BasePlugin):
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         config = Config(Path(self.config_path), self.raw)
+        keep_workers(trainer)
         self.callback = LeviathanCallback(life, trainer, cfg, config)
         trainer.add_callback(self.callback)
 
