@@ -173,8 +173,9 @@ def break_state(checkpoint: Path, lost: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("at", [8, 16], ids=["on the way", "at the last step"])
 def test_a_pause_in_an_evaluation_is_made_up_for(
-    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path, at: int
 ) -> None:
     config = make_config(tmp_path, max_steps=16, eval_steps=4, save_steps=1000, eval_batch_size=1)
     pause_at(config, 2, env=env)
@@ -182,7 +183,7 @@ def test_a_pause_in_an_evaluation_is_made_up_for(
     train(config, env=env)
     run = tmp_path / "paused"
     started = start(config, "--set", f"output_dir={run}", env=env, run=run)
-    started.wait(lambda s: s.get("phase") == "evaluating" and s["step"] >= 8)
+    started.wait(lambda s: s.get("phase") == "evaluating" and s["step"] >= at)
     started.signal()
     status, output = started.finish()
     assert status == 75, output

@@ -227,6 +227,20 @@ class LeviathanCallback(TrainerCallback):
         metrics = trainer._evaluate(None, None)
         trainer._determine_best_metric(metrics=metrics, trial=None)
         self.evaluation_owed = False
+        state, resumed = trainer.state, self.resumed
+        if state.global_step < state.max_steps or resumed is None:
+            return
+        if self._checkpoint().resolve() == resumed.resolve():
+            self._save_log()
+
+    def _save_log(self) -> None:
+        """Write the log once more into a checkpoint that no later one follows."""
+        sums = self._gather(restore.loss_sums(self.trainer))
+        if self.life.rank == 0:
+            path = self._checkpoint()
+            checkpoints.unseal(path)
+            self.trainer.state.save_to_json(str(path / "trainer_state.json"))
+            self._seal(sums)
 
     def _write_begin(self, state: Any) -> None:
         facts = checkpoints.facts_of(vars(state)) if state.log_history else Facts(state.global_step)
