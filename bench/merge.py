@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -119,7 +120,7 @@ def main() -> None:
             )
             foundry.adapter(folder / "base", folder / "adapter", r=16, lora_alpha=32)
         size = sum(file.stat().st_size for file in (folder / "base").glob("*.safetensors"))
-        told: dict[str, object] = {"base_bytes": size, "rounds": options.rounds}
+        told: dict[str, Any] = {"base_bytes": size, "rounds": options.rounds}
         for kind in ("lora", "qlora"):
             in_4bit = {"load_in_4bit": True} if kind == "qlora" else {}
             config = make_config(folder, kind, adapter=kind, **in_4bit)
@@ -129,7 +130,7 @@ def main() -> None:
         return
     print(f"Base of {size / 1e9:.2f} GB, medians of {options.rounds} turns:")
     for kind in ("lora", "qlora"):
-        for case, ratio in told[kind].items():  # type: ignore[attr-defined]
+        for case, ratio in told[kind].items():
             print(f"{kind:6}{case:16}{ratio}")
 
 

@@ -185,7 +185,8 @@ def _compare(base: str, adapter: str, merged: str, in_4bit: bool) -> Any:
         base, dtype=torch.float32, quantization_config=nf4 if in_4bit else None
     )
     with safe_open(f"{adapter}/adapter_model.safetensors", "pt") as stream:
-        whole = [key for key in stream.keys() if key.endswith("embed_tokens.weight")]  # noqa: SIM118
+        names = list(stream.keys())
+        whole = [name for name in names if name.endswith("embed_tokens.weight")]
         rows = stream.get_slice(whole[0]).get_shape()[0] if whole else 0
     if rows and rows != reference.config.vocab_size:
         reference.resize_token_embeddings(rows)

@@ -18,6 +18,8 @@ TRAINER_ONLY = {
     "prepared",
     "reference",
     "restore",
+    "sealing",
+    "workers",
     "compare",
     "merge",
     "validate",

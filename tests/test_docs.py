@@ -37,11 +37,12 @@ def test_every_command_of_the_documentation_can_be_typed(page: Path) -> None:
     for line in found:
         words = [STAND_INS.get(word, word) for word in shlex.split(line)[1:]]
         context = click.Context(cli, info_name="leviathan", **cli.context_settings)
-        command, name = cli, ""
+        command: click.Command = cli
+        name: str | None = None
         while isinstance(command, click.Group) and words:
             name, inner, words = command.resolve_command(context, words)
             assert inner, line
-            command = inner  # type: ignore[assignment]
+            command = inner
         if words and "--help" not in words:  # without any it is spoken of
             command.make_context(name, words, parent=context)
 

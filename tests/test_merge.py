@@ -225,8 +225,9 @@ def test_a_finished_run_becomes_a_model(
     goal = tmp_path / "models" / "run-merged"
     assert [path.name for path in goal.parent.iterdir()] == [goal.name]
     record = json.loads((goal / merging.RECORD).read_text())
-    step = trained.run.session().end.step  # type: ignore[union-attr]
-    assert record["step"] == step
+    session = trained.run.session()
+    assert session and session.end
+    assert record["step"] == session.end.step
     assert record["loss"] is not None
     assert record["rounded_to_4bit"]
     assert set(record["files"]) == {file.name for file in goal.iterdir()} - {merging.RECORD}
@@ -255,7 +256,8 @@ def test_every_way_to_name_an_adapter(trained: Trained) -> None:
     assert adapters.choose(run, str(steps[0])).path == run.checkpoint(steps[0])
     assert adapters.choose(run, f"checkpoint-{steps[0]}").facts
     assert adapters.choose(Run(Path("elsewhere")), f"{last}/").run.name == run.name
-    assert adapters.choose(run, "best").facts.eval_loss is not None  # type: ignore[union-attr]
+    best = adapters.choose(run, "best").facts
+    assert best and best.eval_loss is not None
     final = adapters.choose(run, "final")
     assert final.facts and final.facts.step == steps[-1]
     with pytest.raises(UsageError, match="no checkpoint of step 7"):

@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import shutil
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,19 +19,18 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 import leviathan_train
-from leviathan_train import checkpoints, restore, retention
+from leviathan_train import checkpoints, restore
 from leviathan_train import seal as seals
 from leviathan_train.checkpoints import Facts, Seal
 from leviathan_train.config import Config, input_facts, redact, secrets
 from leviathan_train.errors import LeviathanError
-from leviathan_train.files import read_json, sync_file, sync_folder, write_json, write_text
+from leviathan_train.files import read_json, write_json
+from leviathan_train.final import hide_secrets, keep_final
 from leviathan_train.life import Life, leave_process
 from leviathan_train.retention import Policy
 from leviathan_train.run import End, Run
+from leviathan_train.sealing import Sealer
 from leviathan_train.seam import Seam
-
-INLINE_SEAL_BYTES = 1 << 30
-"""Above this a checkpoint is hashed beside the training: below, the wait is under a second."""
 
 LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
 
@@ -61,8 +58,6 @@ class LeviathanCallback(TrainerCallback):
         self.pausing = False
         self.evaluation_owed = False
         self.group: Any = None
-        self.sealing: threading.Thread | None = None
-        self.seal_error: BaseException | None = None
         self.began = self.saved_at = time.monotonic()
         self.first_step = 0
         self.trained_before = 0.0
@@ -74,7 +69,7 @@ class LeviathanCallback(TrainerCallback):
             raise LeviathanError(
                 "leviathan_keep_best: false would delete what load_best_model_at_end needs."
             )
-        self.policy = (
+        policy = (
             Policy(
                 args.save_total_limit,
                 cfg.leviathan_keep_every,
@@ -83,6 +78,7 @@ class LeviathanCallback(TrainerCallback):
             if (args.save_total_limit or 0) > 0
             else None
         )
+        self.sealer = Sealer(life, policy)
         if args.save_only_model:
             args.save_only_model = False
             life.say("save_only_model has no effect: every checkpoint can be resumed from.")
@@ -145,7 +141,7 @@ class LeviathanCallback(TrainerCallback):
         original = self.trainer._save_checkpoint
 
         def save(model: Any, trial: Any, **kwargs: Any) -> Any:
-            self._join_sealing()
+            self.sealer.join()
             path = self._checkpoint()
             if self.life.rank == 0:
                 checkpoints.unseal(path)
@@ -382,7 +378,7 @@ class LeviathanCallback(TrainerCallback):
     def _save_and_leave(self) -> NoReturn:
         self.pausing = True
         path = self._checkpoint()
-        self._join_sealing()
+        self.sealer.join()
         if not checkpoints.is_sealed(path):
             self.trainer._save_checkpoint(self.trainer.model, trial=None)
             sums = self._gather(restore.loss_sums(self.trainer))
@@ -392,8 +388,7 @@ class LeviathanCallback(TrainerCallback):
         self._leave()
 
     def _seal(self, sums: list[list[float]]) -> None:
-        path, run = self._checkpoint(), self.life.run
-        state = self.trainer.state
+        path, state = self._checkpoint(), self.trainer.state
         seal = Seal(
             facts=checkpoints.facts_of(vars(state)),
             time=time.time(),
@@ -409,50 +404,12 @@ class LeviathanCallback(TrainerCallback):
                 "gpu_memory": gpu_memory(),
             },
         )
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        if size <= INLINE_SEAL_BYTES or self.pausing:
-            self._seal_now(run, path, seal)
-        else:
-            self.sealing = threading.Thread(target=self._seal_beside, args=(run, path, seal))
-            self.sealing.start()
-
-    def _seal_beside(self, run: Run, path: Path, seal: Seal) -> None:
-        try:
-            self._seal_now(run, path, seal)
-        except BaseException as error:
-            self.seal_error = error
-
-    def _seal_now(self, run: Run, path: Path, seal: Seal) -> None:
-        checkpoints.write_seal(run, path, seal)
-        self.life.watch.last_checkpoint = path.name
-        self.life.watch.tell(last_checkpoint=path.name, last_checkpoint_at=time.time())
-        if self.policy:
-            in_use = {seal.facts.step: "just saved"}
-            for item in retention.plan(checkpoints.scan(run), self.policy, in_use=in_use):
-                if not item.keep:
-                    self._delete(run, item.checkpoint)
-
-    def _delete(self, run: Run, checkpoint: checkpoints.Checkpoint) -> None:
-        if not checkpoint.intact:
-            again = checkpoints.inspect(run, checkpoint.path, always_read=True)
-            if again.intact or "cannot be read" in again.reason:
-                return  # a disk or a network may have failed for a moment
-        try:
-            retention.delete(run, checkpoint)
-        except OSError as error:  # one checkpoint too many is no reason to end a training
-            self.life.say(f"⚠️  {checkpoint.name} could not be deleted: {error.strerror}")
-
-    def _join_sealing(self) -> None:
-        if self.sealing:
-            self.sealing.join()
-            self.sealing = None
-        if self.seal_error:
-            raise self.seal_error
+        self.sealer.seal(path, seal, wait=self.pausing)
 
     def _leave(self) -> NoReturn:
         """End the process after a pause; the checkpoint is re-read before anything is claimed."""
         life, step = self.life, self.trainer.state.global_step
-        self._join_sealing()
+        self.sealer.join()
         path = self._checkpoint()
         if life.rank == 0:
             found = checkpoints.inspect(life.run, path, always_read=True)
@@ -473,7 +430,7 @@ class LeviathanCallback(TrainerCallback):
 
     def finish(self) -> None:
         """Keep the final adapter as `checkpoint-final` and record that training is done."""
-        self._join_sealing()
+        self.sealer.join()
         life, step = self.life, self.trainer.state.global_step
         hide_secrets(life.run.path / "README.md", secrets(self.config.values))
         if self.cfg.adapter:
@@ -494,12 +451,6 @@ class LeviathanCallback(TrainerCallback):
             dist.barrier(group=self.group)
 
 
-FINAL_FILE = re.compile(
-    r"adapter_|.*token|vocab|merges|spiece|chat_template|(config|generation_config"
-    r"|preprocessor_config|processor_config)\.json$|README\.md$"
-)
-"""What a final adapter consists of; people leave other files beside it."""
-
 SHOWN = ("loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
 
 
@@ -519,28 +470,3 @@ def versions() -> dict[str, str]:
     """Versions of this package and of the libraries that a checkpoint depends on."""
     found = {"leviathan": leviathan_train.__version__}
     return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
-
-
-def hide_secrets(card: Path, hidden: set[str]) -> None:
-    """Take credentials out of the model card, where axolotl (train.py) quotes the config."""
-    if hidden and card.is_file():
-        text = card.read_text(encoding="utf-8")
-        for secret in sorted(hidden, key=len, reverse=True):
-            text = text.replace(secret, "[redacted]")
-        write_text(card, text)
-
-
-def keep_final(run: Run) -> None:
-    """Copy the final adapter and its tokenizer to `checkpoint-final`, replaced in one rename."""
-    temporary = run.path / ".leviathan-final.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for file in run.path.iterdir():
-        if file.is_file() and FINAL_FILE.match(file.name):
-            shutil.copy2(file, temporary / file.name)
-            sync_file(temporary / file.name)
-    sync_folder(temporary)
-    if run.final.exists():
-        retention.remove_tree(run.final, run.path / ".leviathan-deleting-checkpoint-0")
-    temporary.rename(run.final)
-    sync_folder(run.path)

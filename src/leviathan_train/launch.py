@@ -20,19 +20,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leviathan_train import checkpoints, processes
+from leviathan_train import processes
 from leviathan_train.config import Config, is_secret
 from leviathan_train.control import close_as
-from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
+from leviathan_train.ending import cause_in, tail
+from leviathan_train.errors import UsageError
 from leviathan_train.files import write_json
 from leviathan_train.processes import SESSION_ENV, Process
 from leviathan_train.resume import Offer
 from leviathan_train.run import End, Ending, Run, Session, Status
-from leviathan_train.supervise import is_config_fault
 from leviathan_train.watch import TERM_GRACE
 
 _POLL = 0.1
-_TAIL = 200_000
 _MARGIN = 15.0
 """Seconds after the trainer's own deadline at which the command line ends it."""
 
@@ -336,10 +335,10 @@ class Training:
         """See that the plugin lives in the trainer; Axolotl only logs that it does not load."""
         if self.session.status_file.exists():
             self._registered = True
-        elif ended or "Failed to load plugin: leviathan_train" in _tail(self.log):
+        elif ended or "Failed to load plugin: leviathan_train" in tail(self.log):
             if ended and self.session.stragglers():
                 return
-            failed = "Failed to load plugin: leviathan_train" in _tail(self.log)
+            failed = "Failed to load plugin: leviathan_train" in tail(self.log)
             if failed or (ended and self._process.returncode == 0 and self.session.end is None):
                 self.session.kill()
                 why = "the plugin leviathan_train.plugin did not load in the trainer"
@@ -369,67 +368,3 @@ class Training:
         if self._asked or (asked and asked.kind == "pause"):
             return close_as("killed", run, session, "it ended before its checkpoint was whole")
         return close_as("crashed", run, session, cause_in(self.log))
-
-
-def exit_status(run: Run, end: End) -> int:
-    """The exit status that a session's end means; see `leviathan train --help`."""
-    if end.kind == "finished":
-        return DONE
-    if end.kind == "paused":
-        return PAUSED
-    if end.kind == "crashed":
-        return USAGE if is_config_fault(end) else FAILED
-    return PAUSED if checkpoints.latest(checkpoints.scan(run)) else STOPPED
-
-
-def cause_in(log: Path) -> str:
-    """The last error of a log, in one line."""
-    lines = _tail(log).splitlines()
-    error = re.compile(
-        r"^(?:\[rank\d+\]: *)?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)"
-    )
-    found = [match[1] for line in lines if (match := error.match(line))]
-    # The launcher's own complaint about its child comes last and says nothing.
-    own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
-    if own:
-        return " ".join(own[-1].split())[:500]
-    if any("SIGKILL" in line for line in lines[-40:]):
-        return "it was killed from outside (SIGKILL), perhaps by the kernel for want of memory"
-    return "it ended without an error message"
-
-
-def advice(run: Run, end: End) -> str:
-    """What to do after a crash."""
-    why = end.why.lower()
-    again = "then start the same command again"
-    if "out of memory" in why and "cuda" in why:
-        from leviathan_train.gpu import Nvml
-
-        held = "; ".join(f"GPU {gpu.index}: {gpu.holders()}" for gpu in Nvml()() if gpu.users)
-        who = f"now held by {held}" if held else "nvidia-smi shows who holds it"
-        return f"Free the GPU ({who}) or lower micro_batch_size, {again}."
-    if "no space left" in why or "disk quota" in why or "pytorchstreamwriter" in why:
-        cleanup = f"leviathan checkpoints cleanup {run.name} --keep 1"
-        return f"Free disk space, e.g. with:  {cleanup}    {again}."
-    if "plugin" in why:
-        return f"See that {sys.executable} can import leviathan_train, {again}."
-    return "Read the log; when the cause is mended, start the same command again."
-
-
-def _tail(path: Path, size: int = _TAIL) -> str:
-    try:
-        with path.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - size))
-            return stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def failure(run: Run, end: End) -> LeviathanError:
-    """The error to show for a run whose last session crashed."""
-    session = run.session()
-    log = session.log if session else run.logs
-    if is_config_fault(end):
-        return UsageError(f"Axolotl refuses the config: {end.why}", f"The whole log: {log}")
-    return LeviathanError(f"Training failed: {end.why}", f"{advice(run, end)} The whole log: {log}")

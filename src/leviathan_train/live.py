@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from leviathan_train import launch
+from leviathan_train import ending
 from leviathan_train.page import Page, phase, run_argument, steps
 from leviathan_train.render import clock, console, duration, number
 from leviathan_train.run import Run
@@ -139,7 +139,7 @@ def summary(now: Snapshot) -> list[str]:
         log = Run(Path(now.path)).logs / f"training_{now.session}.log"
         return [
             f"{name} crashed {at}: {end.why.rstrip('.')}.",
-            launch.advice(Run(Path(now.path)), end),
+            ending.advice(Run(Path(now.path)), end),
             f"The whole log: {log}    The command: {start}",
         ]
     word = "stopped" if end.kind == "stopped" else "was ended hard"

@@ -174,7 +174,8 @@ def status(run: Run, found: list[Checkpoint] | None = None) -> Value:
         "end": asdict(end) if end and not alive else None,
         "pausing": bool(alive and session and session.request and session.request.kind == "pause"),
     }
-    return finite(value)  # type: ignore[no-any-return]
+    shown: Value = finite(value)
+    return shown
 
 
 def _resting(run: Run, session: Session | None) -> str:

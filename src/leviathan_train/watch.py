@@ -117,10 +117,10 @@ class Watch:
         self._closed.set()
         self.write_status(force=True)
 
-    def tell(self, **changes: object) -> None:
+    def tell(self, **changes: Any) -> None:
         """Change what the status says; written within a second by the watching thread."""
         with self._lock:
-            self.status = replace(self.status, **changes)  # type: ignore[arg-type]
+            self.status = replace(self.status, **changes)
 
     def write_status(self, *, force: bool = False) -> None:
         """Write the status if it is this rank's part and something is new."""

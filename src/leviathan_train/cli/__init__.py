@@ -93,7 +93,8 @@ def main(args: list[str] | None = None) -> None:
     """The one error boundary: known errors become a line and a hint, others a report."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `<&-`
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+            device = io.FileIO(os.devnull, "r" if name == "stdin" else "w")
+            setattr(sys, name, io.TextIOWrapper(device))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ✅ gets a ?
             stream.reconfigure(errors="replace")
@@ -110,7 +111,8 @@ def main(args: list[str] | None = None) -> None:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         status = USAGE
     except click.ClickException as error:
-        where = error.ctx.command_path if getattr(error, "ctx", None) else "leviathan"  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)  # only a usage error has one
+        where = context.command_path if context else "leviathan"
         _report(error.format_message(), f"See:  {where} --help", debug)
         status = USAGE
     except click.Abort:  # at a question

@@ -8,15 +8,15 @@ import click
 
 from leviathan_train import preflight, render
 from leviathan_train.cli import EXIT_STATUS
-from leviathan_train.cli.options import as_json
+from leviathan_train.cli.options import as_json, config_argument, sets_option
 from leviathan_train.errors import DONE, USAGE
 
 SIGNS = {"ok": "✅", "warning": "⚠️ ", "error": "❌"}
 
 
 @click.command(short_help="Tell what would stop CONFIG, or change its result.", epilog=EXIT_STATUS)
-@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
+@config_argument
+@sets_option
 @as_json
 def check(config_path: Path, sets: tuple[str, ...], json: bool) -> int:
     """Tell what would stop CONFIG, or change its result, before a GPU is touched.

@@ -80,6 +80,8 @@ def merge(
     screen.line(f"Merging {plan.adapter.label} of {found.name} into {plan.base_name}")
     try:
         record = merging.merge(plan, screen.show)
+    except KeyboardInterrupt:  # it leaves nothing behind
+        raise click.Abort from None
     finally:
         screen.close()
     if json:

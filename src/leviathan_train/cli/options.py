@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -10,6 +11,13 @@ from leviathan_train import run as runs
 from leviathan_train.run import Run
 
 run_argument = click.argument("run", required=False)
+config_argument = click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+sets_option = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG."
+)
+accelerate_arguments = click.argument(
+    "accelerate_args", nargs=-1, metavar="[-- ACCELERATE_LAUNCH_ARGS...]"
+)
 as_json = click.option("--json", is_flag=True, help="One JSON document on stdout, nothing else.")
 
 

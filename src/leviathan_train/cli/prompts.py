@@ -12,6 +12,7 @@ from leviathan_train.checkpoints import Checkpoint, folders
 from leviathan_train.errors import Declined, LeviathanError
 from leviathan_train.resume import Offer
 from leviathan_train.run import Run
+from leviathan_train.screen import Screen
 
 
 def ask(question: str, answers: Sequence[str]) -> str:
@@ -37,9 +38,7 @@ def confirm(question: str) -> bool:
     return ask(question, ("yes", "no")) == "yes"
 
 
-def confirm_resume(
-    run: Run, offer: Offer, found: Sequence[Checkpoint], screen: render.Screen
-) -> Offer:
+def confirm_resume(run: Run, offer: Offer, found: Sequence[Checkpoint], screen: Screen) -> Offer:
     """Ask whether to resume, and do what the answer says.
 
     Returns:

@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from leviathan_train import checkpoints, config, control, launch, render
+from leviathan_train import checkpoints, config, control, ending, render
 from leviathan_train.cli import EXIT_STATUS
-from leviathan_train.cli.options import as_json
+from leviathan_train.cli.options import accelerate_arguments, as_json, config_argument, sets_option
 from leviathan_train.cli.train import Starter
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.run import End, Run
@@ -23,7 +23,7 @@ from leviathan_train.watch import PAUSE_GRACE
 
 
 @click.command(short_help="Find out whether a pause leaves a trace here.", epilog=EXIT_STATUS)
-@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@config_argument
 @click.option(
     "--steps",
     type=click.IntRange(min=8),
@@ -32,9 +32,9 @@ from leviathan_train.watch import PAUSE_GRACE
     metavar="N",
     help="How many steps to compare.",
 )
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
+@sets_option
 @as_json
-@click.argument("accelerate_args", nargs=-1, metavar="[-- ACCELERATE_LAUNCH_ARGS...]")
+@accelerate_arguments
 def selftest(
     config_path: Path,
     steps: int,
@@ -81,7 +81,8 @@ def selftest(
         straight.run.checkpoint(half), paused.run.checkpoint(half), copy_function=shutil.copy2
     )
     _train(paused, pause_after=half + max(1, (steps - half) // 3))
-    if checkpoints.latest(checkpoints.scan(paused.run)).step < steps:  # type: ignore[union-attr]
+    newest = checkpoints.latest(checkpoints.scan(paused.run))
+    if newest is None or newest.step < steps:
         _train(paused)
     value = _compare(straight.run.checkpoint(steps), paused.run.checkpoint(steps))
     value |= {"config": str(config_path), "steps": steps, "folder": str(folder)}
@@ -100,7 +101,7 @@ def _train(starter: Starter, pause_after: int | None = None) -> End:
         threading.Thread(target=_pause, args=(starter.run, pause_after), daemon=True).start()
     end = starter.train(plan)
     if end.kind == "crashed":
-        raise launch.failure(starter.run, end)
+        raise ending.failure(starter.run, end)
     if end.kind not in {"finished", "paused"}:
         raise LeviathanError(f"The selftest was ended: {end.why}.")
     return end

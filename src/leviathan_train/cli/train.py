@@ -15,6 +15,7 @@ from leviathan_train import (
     changes,
     checkpoints,
     config,
+    ending,
     keys,
     launch,
     needs,
@@ -24,10 +25,12 @@ from leviathan_train import (
 )
 from leviathan_train.changes import Change
 from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli.options import accelerate_arguments, config_argument, sets_option
 from leviathan_train.cli.prompts import ask, confirm, confirm_resume
 from leviathan_train.config import Config
 from leviathan_train.errors import DONE, Declined, UsageError
 from leviathan_train.run import End, Run, busy
+from leviathan_train.screen import Screen
 from leviathan_train.supervise import Window, supervise
 from leviathan_train.watch import PAUSE_GRACE
 
@@ -37,7 +40,7 @@ from leviathan_train.watch import PAUSE_GRACE
     epilog=EXIT_STATUS,
     context_settings={"ignore_unknown_options": False},
 )
-@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@config_argument
 @click.option(
     "--resume",
     "choice",
@@ -57,7 +60,7 @@ from leviathan_train.watch import PAUSE_GRACE
     metavar="SECONDS",
     help="End hard a trainer that has not saved so long after Ctrl+C (default: 300).",
 )
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG.")
+@sets_option
 @click.option(
     "--window",
     metavar="HH:MM-HH:MM",
@@ -72,7 +75,7 @@ from leviathan_train.watch import PAUSE_GRACE
     help="Go on after a crash, at most N times without progress.",
 )
 @click.option("--dry-run", is_flag=True, help="Check all, print the command, start nothing.")
-@click.argument("accelerate_args", nargs=-1, metavar="[-- ACCELERATE_LAUNCH_ARGS...]")
+@accelerate_arguments
 def train(
     config_path: Path,
     choice: str,
@@ -124,9 +127,9 @@ def train(
         )
     except KeyboardInterrupt:  # between two sessions
         end = End("stopped", None, None, "Ctrl+C", time.time())
-    status = launch.exit_status(start_of.run, end)
+    status = ending.exit_status(start_of.run, end)
     if end.kind == "crashed":
-        raise launch.failure(start_of.run, end)
+        raise ending.failure(start_of.run, end)
     start_of.screen.outcome(start_of.run, cfg, end, status)
     return status
 
@@ -151,7 +154,7 @@ class Starter:
     ) -> None:
         self.config = cfg
         self.run = Run(cfg.output_dir)
-        self.screen = render.Screen(quiet=quiet)
+        self.screen = Screen(quiet=quiet)
         self._grace = grace
         self._accelerate = accelerate
         self._yes = yes

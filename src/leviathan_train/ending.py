@@ -1,0 +1,81 @@
+"""What the end of a training means: the exit status, the cause, and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from leviathan_train import checkpoints
+from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
+from leviathan_train.run import End, Run
+from leviathan_train.supervise import is_config_fault
+
+TAIL = 200_000
+"""Bytes of a log in which its last error is looked for."""
+
+
+def exit_status(run: Run, end: End) -> int:
+    """The exit status that a session's end means; see `leviathan train --help`."""
+    if end.kind == "finished":
+        return DONE
+    if end.kind == "paused":
+        return PAUSED
+    if end.kind == "crashed":
+        return USAGE if is_config_fault(end) else FAILED
+    return PAUSED if checkpoints.latest(checkpoints.scan(run)) else STOPPED
+
+
+def cause_in(log: Path) -> str:
+    """The last error of a log, in one line."""
+    lines = tail(log).splitlines()
+    error = re.compile(
+        r"^(?:\[rank\d+\]: *)?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)"
+    )
+    found = [match[1] for line in lines if (match := error.match(line))]
+    # The launcher's own complaint about its child comes last and says nothing.
+    own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
+    if own:
+        return " ".join(own[-1].split())[:500]
+    if any("SIGKILL" in line for line in lines[-40:]):
+        return "it was killed from outside (SIGKILL), perhaps by the kernel for want of memory"
+    return "it ended without an error message"
+
+
+def advice(run: Run, end: End) -> str:
+    """What to do after a crash."""
+    why = end.why.lower()
+    again = "then start the same command again"
+    if "out of memory" in why and "cuda" in why:
+        from leviathan_train.gpu import Nvml
+
+        held = "; ".join(f"GPU {gpu.index}: {gpu.holders()}" for gpu in Nvml()() if gpu.users)
+        who = f"now held by {held}" if held else "nvidia-smi shows who holds it"
+        return f"Free the GPU ({who}) or lower micro_batch_size, {again}."
+    if "no space left" in why or "disk quota" in why or "pytorchstreamwriter" in why:
+        cleanup = f"leviathan checkpoints cleanup {run.name} --keep 1"
+        return f"Free disk space, e.g. with:  {cleanup}    {again}."
+    if "plugin" in why:
+        return f"See that {sys.executable} can import leviathan_train, {again}."
+    return "Read the log; when the cause is mended, start the same command again."
+
+
+def tail(path: Path, size: int = TAIL) -> str:
+    """The last `size` bytes of a log; empty where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - size))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def failure(run: Run, end: End) -> LeviathanError:
+    """The error to show for a run whose last session crashed."""
+    session = run.session()
+    log = session.log if session else run.logs
+    if is_config_fault(end):
+        return UsageError(f"Axolotl refuses the config: {end.why}", f"The whole log: {log}")
+    return LeviathanError(f"Training failed: {end.why}", f"{advice(run, end)} The whole log: {log}")

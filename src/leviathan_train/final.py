@@ -1,0 +1,42 @@
+"""The final adapter of a training that ended by itself: `checkpoint-final`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from leviathan_train import retention
+from leviathan_train.files import sync_file, sync_folder, write_text
+from leviathan_train.run import Run
+
+FINAL_FILE = re.compile(
+    r"adapter_|.*token|vocab|merges|spiece|chat_template|(config|generation_config"
+    r"|preprocessor_config|processor_config)\.json$|README\.md$"
+)
+"""What a final adapter consists of; people leave other files beside it."""
+
+
+def hide_secrets(card: Path, hidden: set[str]) -> None:
+    """Take credentials out of the model card, where axolotl (train.py) quotes the config."""
+    if hidden and card.is_file():
+        text = card.read_text(encoding="utf-8")
+        for secret in sorted(hidden, key=len, reverse=True):
+            text = text.replace(secret, "[redacted]")
+        write_text(card, text)
+
+
+def keep_final(run: Run) -> None:
+    """Copy the final adapter and its tokenizer to `checkpoint-final`, replaced in one rename."""
+    temporary = run.path / ".leviathan-final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for file in run.path.iterdir():
+        if file.is_file() and FINAL_FILE.match(file.name):
+            shutil.copy2(file, temporary / file.name)
+            sync_file(temporary / file.name)
+    sync_folder(temporary)
+    if run.final.exists():
+        retention.remove_tree(run.final, run.path / ".leviathan-deleting-checkpoint-0")
+    temporary.rename(run.final)
+    sync_folder(run.path)

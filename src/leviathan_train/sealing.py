@@ -1,0 +1,81 @@
+"""Sealing a checkpoint in the trainer, beside the training if it is large, and then rotation."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from leviathan_train import checkpoints, retention
+from leviathan_train.checkpoints import Checkpoint, Seal
+from leviathan_train.files import folder_bytes
+from leviathan_train.life import Life
+from leviathan_train.retention import Policy
+
+INLINE_BYTES = 1 << 30
+"""Above this a checkpoint is hashed beside the training: below, the wait is under a second."""
+
+
+class Sealer:
+    """Seals one checkpoint at a time; older ones go once the new one is sealed.
+
+    Args:
+        policy: what to keep; None keeps all.
+    """
+
+    def __init__(self, life: Life, policy: Policy | None) -> None:
+        self._life = life
+        self._policy = policy
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def seal(self, path: Path, seal: Seal, *, wait: bool) -> None:
+        """Seal the checkpoint at `path`.
+
+        Args:
+            wait: be done on return, however large it is.
+
+        Raises:
+            OSError: the disk refused. Where it is done beside, `join` raises it.
+        """
+        if wait or folder_bytes(path) <= INLINE_BYTES:
+            self._seal(path, seal)
+        else:
+            self._thread = threading.Thread(target=self._seal_beside, args=(path, seal))
+            self._thread.start()
+
+    def join(self) -> None:
+        """Wait for a sealing beside the training, and raise what it failed of."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._error:
+            raise self._error
+
+    def _seal_beside(self, path: Path, seal: Seal) -> None:
+        try:
+            self._seal(path, seal)
+        except BaseException as error:
+            self._error = error
+
+    def _seal(self, path: Path, seal: Seal) -> None:
+        run, watch = self._life.run, self._life.watch
+        checkpoints.write_seal(run, path, seal)
+        watch.last_checkpoint = path.name
+        watch.tell(last_checkpoint=path.name, last_checkpoint_at=time.time())
+        if self._policy:
+            in_use = {seal.facts.step: "just saved"}
+            for item in retention.plan(checkpoints.scan(run), self._policy, in_use=in_use):
+                if not item.keep:
+                    self._delete(item.checkpoint)
+
+    def _delete(self, checkpoint: Checkpoint) -> None:
+        run = self._life.run
+        if not checkpoint.intact:
+            again = checkpoints.inspect(run, checkpoint.path, always_read=True)
+            if again.intact or "cannot be read" in again.reason:
+                return  # a disk or a network may have failed for a moment
+        try:
+            retention.delete(run, checkpoint)
+        except OSError as error:  # one checkpoint too many is no reason to end a training
+            self._life.say(f"⚠️  {checkpoint.name} could not be deleted: {error.strerror}")
