@@ -190,7 +190,7 @@ FAULTS = (*IN_CHECKPOINT, "data order lost", "wrong rate")
 def seal_again(checkpoint: Path) -> None:
     from leviathan_train import checkpoints
     from leviathan_train.reseal import reseal
-    from leviathan_train.run import Run
+    from leviathan_train.run.folder import Run
 
     run = Run(checkpoint.parent)
     (found,) = checkpoints.scan(run)

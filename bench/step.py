@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from leviathan_train.callback import LeviathanCallback
-from leviathan_train.run import Run, Status
+from leviathan_train.run.folder import Run, Status
 from leviathan_train.watch import Deadline, Watch
 
 STEPS = 100_000

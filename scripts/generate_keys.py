@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write src/leviathan_train/axolotl_keys.json: every key that the installed Axolotl knows.
+"""Write src/leviathan_train/config/axolotl_keys.json: every key that the installed Axolotl knows.
 
     python scripts/generate_keys.py            writes the file
     python scripts/generate_keys.py --check    exit 1 if the file is not current
@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-TARGET = Path(__file__).resolve().parents[1] / "src" / "leviathan_train" / "axolotl_keys.json"
+TARGET = Path(__file__).resolve().parents[1] / "src/leviathan_train/config/axolotl_keys.json"
 
 # Read by axolotl/cli/config.py (`load_cfg`) before validation, or set there for all to read.
 READ_BY_LOAD_CFG = {"axolotl_config_path", "plugins", "strict", "use_ray"}

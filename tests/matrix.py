@@ -38,7 +38,7 @@ from driver import (
     training_state,
 )
 from leviathan_train import checkpoints
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 from leviathan_train.supervise import END_OF_TIME
 
 FIRST, LAST = 3, 16

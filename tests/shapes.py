@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as distributed
 from safetensors.torch import save_file
 
 from leviathan_train import checkpoints
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 from leviathan_train.seal import Seal, facts_of
 
 Shape = Callable[[Path, int], None]

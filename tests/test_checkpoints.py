@@ -21,7 +21,7 @@ import shapes
 from leviathan_train import checkpoints, seal, structure
 from leviathan_train.checkpoints import SEAL, Checkpoint, Facts
 from leviathan_train.errors import UsageError
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 from leviathan_train.seal import Seal, facts_of
 
 Fault = Callable[[Path, Path], None]

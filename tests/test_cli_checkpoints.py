@@ -22,7 +22,7 @@ import pytest
 
 import shapes
 from leviathan_train.cli import main
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVIATHAN = [sys.executable, "-c", "from leviathan_train.cli import main; main()", "checkpoints"]

@@ -155,7 +155,7 @@ def break_state(checkpoint: Path, lost: str) -> None:
 
     from leviathan_train import checkpoints
     from leviathan_train.reseal import reseal
-    from leviathan_train.run import Run
+    from leviathan_train.run.folder import Run
 
     if lost == "rng":
         state = torch.load(checkpoint / "rng_state.pth", weights_only=False)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from leviathan_train import config, keys
-from leviathan_train.config import Config
-from leviathan_train.keys import duplicate_keys, unknown_keys
+from leviathan_train.config import keys
+from leviathan_train.config import load as config
+from leviathan_train.config.keys import duplicate_keys, unknown_keys
+from leviathan_train.config.load import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.find_spec("axolotl")  # found without being imported

@@ -11,8 +11,9 @@ import pytest
 
 from conftest import MakeConfig
 from forked import Forge
-from leviathan_train import config, needs
-from leviathan_train.config import Config
+from leviathan_train.config import load as config
+from leviathan_train.config import requirements as needs
+from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
 
 OFF = {"lora_mlp_kernel": False, "lora_qkv_kernel": False, "lora_o_kernel": False}

@@ -15,9 +15,9 @@ from driver import leviathan
 from leviathan_train import preflight
 from leviathan_train.changes import Change
 from leviathan_train.checkpoints import Checkpoint
-from leviathan_train.config import Config
-from leviathan_train.gpu import Gpu
+from leviathan_train.config.load import Config
 from leviathan_train.preflight import Finding, Verdict
+from leviathan_train.system.gpu import Gpu
 from leviathan_train.validate import describe
 from shapes import lora
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import shapes
-from leviathan_train import checkpoints, processes, reseal, seal
+from leviathan_train import checkpoints, reseal, seal
 from leviathan_train.checkpoints import SEAL, Checkpoint
 from leviathan_train.errors import LeviathanError
-from leviathan_train.files import write_json
-from leviathan_train.run import Run, Status
+from leviathan_train.run.folder import Run, Status
+from leviathan_train.system import processes
+from leviathan_train.system.files import write_json
 
 
 def look(path: Path) -> Checkpoint:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import shapes
-from leviathan_train import changes, checkpoints, processes, reseal, resume, retention
-from leviathan_train.config import Config
+from leviathan_train import changes, checkpoints, reseal, resume, retention
+from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
+from leviathan_train.system import processes
 
 
 def plain_config(run: Path, **values: object) -> Config:

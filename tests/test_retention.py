@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shapes
-from leviathan_train import checkpoints, processes, retention
+from leviathan_train import checkpoints, retention
 from leviathan_train.checkpoints import Checkpoint, Facts
 from leviathan_train.errors import UsageError
-from leviathan_train.files import write_json
 from leviathan_train.retention import Policy, plan
-from leviathan_train.run import Run, Status
+from leviathan_train.run.folder import Run, Status
+from leviathan_train.system import processes
+from leviathan_train.system.files import write_json
 
 # -- the plan --------------------------------------------------------------------------
 
@@ -353,7 +354,7 @@ def test_no_training_starts_while_a_cleanup_deletes(tmp_path: Path) -> None:
     held: list[bool] = []
 
     def tell(_: Checkpoint) -> None:
-        code = "import sys; from pathlib import Path; from leviathan_train.run import Run\n"
+        code = "import sys; from pathlib import Path; from leviathan_train.run.folder import Run\n"
         code += "Run(Path(sys.argv[1])).open_session({})"
         child = subprocess.Popen([sys.executable, "-c", code, str(run.path)])
         with pytest.raises(subprocess.TimeoutExpired):

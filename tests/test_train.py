@@ -16,7 +16,7 @@ import pytest
 from conftest import MakeConfig
 from driver import LEVIATHAN, axolotls_of, leviathan, pause_at, processes_of, start, train
 from leviathan_train import checkpoints
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 
 pytestmark = pytest.mark.train
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config import is_local, redact
+from leviathan_train.config.load import is_local, redact
 
 _SETTINGS = (
     "adapter",

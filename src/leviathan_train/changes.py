@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leviathan_train.checkpoints import Checkpoint, ranks_of
-from leviathan_train.config import Config, input_facts, normalise
-from leviathan_train.files import read_json
+from leviathan_train.config.load import Config, input_facts, normalise
+from leviathan_train.system.files import read_json
 
 Effect = Literal["takes effect", "has no effect", "changes the data order", "asked", "refused"]
 

@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 from leviathan_train import seal as seals
 from leviathan_train.errors import UsageError
-from leviathan_train.files import read_json, sync_folder, write_json
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 from leviathan_train.seal import SEAL as SEAL
 from leviathan_train.seal import Facts as Facts
 from leviathan_train.seal import FaultError as FaultError
 from leviathan_train.seal import Seal as Seal
 from leviathan_train.seal import Stat
 from leviathan_train.seal import facts_of as facts_of
+from leviathan_train.system.files import read_json, sync_folder, write_json
 
 INDEX_VERSION = 1
 """Raised whenever the rules of what is intact change."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from leviathan_train import checkpoints, processes
+from leviathan_train import checkpoints
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.run import End, Ending, Run, Session
+from leviathan_train.run.folder import End, Ending, Run, Session
+from leviathan_train.system import processes
 from leviathan_train.watch import PAUSE_GRACE
 
 _MARGIN = 5.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leviathan_train import checkpoints
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
-from leviathan_train.run import End, Run
+from leviathan_train.run.folder import End, Run
 from leviathan_train.supervise import is_config_fault
 
 TAIL = 200_000
@@ -48,7 +48,7 @@ def advice(run: Run, end: End) -> str:
     why = end.why.lower()
     again = "then start the same command again"
     if "out of memory" in why and "cuda" in why:
-        from leviathan_train.gpu import Nvml
+        from leviathan_train.system.gpu import Nvml
 
         held = "; ".join(f"GPU {gpu.index}: {gpu.holders()}" for gpu in Nvml()() if gpu.users)
         who = f"now held by {held}" if held else "nvidia-smi shows who holds it"

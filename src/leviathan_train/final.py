@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from leviathan_train import retention
-from leviathan_train.files import sync_file, sync_folder, write_text
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
+from leviathan_train.system.files import sync_file, sync_folder, write_text
 
 FINAL_FILE = re.compile(
     r"adapter_|.*token|vocab|merges|spiece|chat_template|(config|generation_config"

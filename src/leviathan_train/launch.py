@@ -20,15 +20,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leviathan_train import processes
-from leviathan_train.config import Config, is_secret
+from leviathan_train.config.load import Config, is_secret
 from leviathan_train.control import close_as
 from leviathan_train.ending import cause_in, tail
 from leviathan_train.errors import UsageError
-from leviathan_train.files import write_json
-from leviathan_train.processes import SESSION_ENV, Process
 from leviathan_train.resume import Offer
-from leviathan_train.run import End, Ending, Run, Session, Status
+from leviathan_train.run.folder import End, Ending, Run, Session, Status
+from leviathan_train.system import processes
+from leviathan_train.system.files import write_json
+from leviathan_train.system.processes import SESSION_ENV, Process
 from leviathan_train.watch import TERM_GRACE
 
 _POLL = 0.1

@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from leviathan_train import processes, trackers
-from leviathan_train.config import redact
+from leviathan_train import trackers
+from leviathan_train.config.load import redact
 from leviathan_train.errors import LeviathanError
-from leviathan_train.files import write_json
-from leviathan_train.run import End, Phase, Run, Session, Status
+from leviathan_train.run.folder import End, Phase, Run, Session, Status
+from leviathan_train.system import processes
+from leviathan_train.system.files import write_json
 from leviathan_train.watch import Deadline, Watch, join
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from leviathan_train import ending
 from leviathan_train.page import Page, phase, run_argument, steps
 from leviathan_train.render import clock, console, duration, number
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 from leviathan_train.snapshot import Feed, Snapshot
 
 if TYPE_CHECKING:

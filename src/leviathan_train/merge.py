@@ -31,9 +31,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from leviathan_train import __version__
 from leviathan_train.adapters import PREFIX, read_header, weight_files
 from leviathan_train.errors import LeviathanError
-from leviathan_train.files import read_json, write_json
 from leviathan_train.merging import Job, Progress
 from leviathan_train.reference import DEVICE, Reference, Skeleton, Weights
+from leviathan_train.system.files import read_json, write_json
 
 LIBRARIES = ("axolotl", "transformers", "peft", "torch", "safetensors")
 

@@ -22,14 +22,20 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from leviathan_train import adapters, card
-from leviathan_train import config as configs
 from leviathan_train.adapters import Adapter, weight_files
-from leviathan_train.config import Config
+from leviathan_train.config import load as configs
+from leviathan_train.config.load import Config
 from leviathan_train.ending import cause_in
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.files import folder_bytes, sync_file, sync_folder, write_json, write_text
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 from leviathan_train.seal import digest
+from leviathan_train.system.files import (
+    folder_bytes,
+    sync_file,
+    sync_folder,
+    write_json,
+    write_text,
+)
 
 Precision = Literal["training", "full"]
 Proof = Literal["none", "weights", "logits"]

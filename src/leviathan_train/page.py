@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from leviathan_train.chart import Chart, chart, spark
-from leviathan_train.gpu import Gpu
 from leviathan_train.render import PHASES, duration, number, size
 from leviathan_train.snapshot import Point, Snapshot
+from leviathan_train.system.gpu import Gpu
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

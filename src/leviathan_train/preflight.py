@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leviathan_train import changes, checkpoints, keys, launch, needs, resume
-from leviathan_train import config as configs
+from leviathan_train import changes, checkpoints, launch, resume
 from leviathan_train.changes import Change
 from leviathan_train.checkpoints import Checkpoint
-from leviathan_train.config import Config
+from leviathan_train.config import keys
+from leviathan_train.config import load as configs
+from leviathan_train.config import requirements as needs
+from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.gpu import Gpu, Nvml, gigabytes, visible
-from leviathan_train.run import Run, busy
+from leviathan_train.run.folder import Run, busy
+from leviathan_train.system.gpu import Gpu, Nvml, gigabytes, visible
 
 KEPT_BY_DEFAULT = 4
 """Axolotl's `save_total_limit` where the config has none."""

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.files import read_json, write_json
+from leviathan_train.system.files import read_json, write_json
 
 
 def sources_file(cfg: Any) -> Path:

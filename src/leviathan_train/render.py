@@ -304,7 +304,7 @@ def _span(first: Any, last: Any, between: str) -> str:
 
 def changes(found: Sequence[Any]) -> list[str]:
     """The lines that tell what changed since the checkpoint, and what each change does."""
-    from leviathan_train.config import redact
+    from leviathan_train.config.load import redact
 
     lines = []
     for change in found:

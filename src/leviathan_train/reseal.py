@@ -8,7 +8,7 @@ from dataclasses import replace
 from leviathan_train import checkpoints, seal, structure
 from leviathan_train.checkpoints import Checkpoint, FaultError, Seal
 from leviathan_train.errors import LeviathanError
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 
 
 def changes(checkpoint: Checkpoint) -> list[str]:

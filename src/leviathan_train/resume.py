@@ -9,10 +9,10 @@ from pathlib import Path
 
 from leviathan_train import checkpoints, retention
 from leviathan_train.checkpoints import Checkpoint
-from leviathan_train.config import Config
+from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
-from leviathan_train.files import read_json, sync_folder
-from leviathan_train.run import Run, busy
+from leviathan_train.run.folder import Run, busy
+from leviathan_train.system.files import read_json, sync_folder
 
 
 @dataclass(frozen=True)

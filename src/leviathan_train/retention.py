@@ -17,8 +17,8 @@ from pathlib import Path
 from leviathan_train import checkpoints
 from leviathan_train.checkpoints import Checkpoint
 from leviathan_train.errors import UsageError
-from leviathan_train.files import sync_folder
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
+from leviathan_train.system.files import sync_folder
 
 STILL_WRITTEN = 300.0
 """Seconds since its last change in which a half checkpoint that plain Axolotl may be

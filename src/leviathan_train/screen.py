@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from leviathan_train.checkpoints import Checkpoint
-    from leviathan_train.config import Config
+    from leviathan_train.config.load import Config
     from leviathan_train.resume import Offer
-    from leviathan_train.run import End, Run, Status
+    from leviathan_train.run.folder import End, Run, Status
 
 
 class Screen:

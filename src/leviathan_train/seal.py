@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from leviathan_train.files import sync_file, sync_folder, write_text
+from leviathan_train.system.files import sync_file, sync_folder, write_text
 
 SEAL = "leviathan.json"
 SEAL_VERSION = 1

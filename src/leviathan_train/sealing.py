@@ -8,9 +8,9 @@ from pathlib import Path
 
 from leviathan_train import checkpoints, retention
 from leviathan_train.checkpoints import Checkpoint, Seal
-from leviathan_train.files import folder_bytes
 from leviathan_train.life import Life
 from leviathan_train.retention import Policy
+from leviathan_train.system.files import folder_bytes
 
 INLINE_BYTES = 1 << 30
 """Above this a checkpoint is hashed beside the training: below, the wait is under a second."""

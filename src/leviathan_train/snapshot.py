@@ -20,9 +20,9 @@ from typing import Any
 
 from leviathan_train import checkpoints
 from leviathan_train.checkpoints import SEAL, Facts, Seal
-from leviathan_train.files import folder_bytes, read_json
-from leviathan_train.gpu import Gpu, Nvml, used_by
-from leviathan_train.run import TRAINING_ROOT, End, Request, Run, Session, Status
+from leviathan_train.run.folder import TRAINING_ROOT, End, Request, Run, Session, Status
+from leviathan_train.system.files import folder_bytes, read_json
+from leviathan_train.system.gpu import Gpu, Nvml, used_by
 
 Point = tuple[int, float]
 """A step and a value."""

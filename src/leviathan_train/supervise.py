@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from leviathan_train.errors import UsageError
-from leviathan_train.run import End
+from leviathan_train.run.folder import End
 
 END_OF_TIME = "the end of its time"
 

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from leviathan_train.files import read_json, write_json
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
+from leviathan_train.system.files import read_json, write_json
 
 
 def environment(run: Run, values: Mapping[str, Any], *, resumed: bool) -> dict[str, str]:

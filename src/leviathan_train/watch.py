@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from leviathan_train import processes
 from leviathan_train.errors import LeviathanError
-from leviathan_train.files import write_json
-from leviathan_train.processes import Process
-from leviathan_train.run import End, Request, Session, Status
+from leviathan_train.run.folder import End, Request, Session, Status
 from leviathan_train.supervise import END_OF_TIME
+from leviathan_train.system import processes
+from leviathan_train.system.files import write_json
+from leviathan_train.system.processes import Process
 
 TERM_GRACE = 60.0
 """Seconds that a SIGTERM leaves for the step and the save."""

@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
-            from leviathan_train.config import nearest
+            from leviathan_train.config.load import nearest
 
             close = nearest(args[0], COMMANDS)
             meant = f"Did you mean: leviathan {close}" if close else "See: leviathan --help"

@@ -14,10 +14,10 @@ from leviathan_train import render, report
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import DONE, FAILED, Declined, UsageError
-from leviathan_train.files import folder_bytes
+from leviathan_train.system.files import folder_bytes
 
 if TYPE_CHECKING:
-    from leviathan_train.run import Run
+    from leviathan_train.run.folder import Run
 
 _STEP = click.option("--step", metavar="STEP", help="Only the checkpoint of this step.")
 
@@ -223,7 +223,7 @@ def export(run: str | None, output: Path | None, json: bool) -> None:
 
     Example:  leviathan checkpoints export --output checkpoints.json
     """
-    from leviathan_train.files import write_text
+    from leviathan_train.system.files import write_text
 
     if output is not None:
         if output.suffix not in {".json", ".csv"}:

@@ -10,7 +10,7 @@ from leviathan_train import control, render, report
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.ending import exit_status
-from leviathan_train.run import Run, all_runs
+from leviathan_train.run.folder import Run, all_runs
 from leviathan_train.watch import PAUSE_GRACE
 
 _GRACE = click.option(

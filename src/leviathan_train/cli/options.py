@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import run as runs
-from leviathan_train.run import Run
+from leviathan_train.run import folder as runs
+from leviathan_train.run.folder import Run
 
 run_argument = click.argument("run", required=False)
 config_argument = click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))

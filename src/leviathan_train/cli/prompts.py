@@ -11,7 +11,7 @@ from leviathan_train import render, resume
 from leviathan_train.checkpoints import Checkpoint, folders
 from leviathan_train.errors import Declined, LeviathanError
 from leviathan_train.resume import Offer
-from leviathan_train.run import Run
+from leviathan_train.run.folder import Run
 from leviathan_train.screen import Screen
 
 

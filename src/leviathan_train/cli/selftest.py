@@ -13,12 +13,13 @@ from typing import Any
 
 import click
 
-from leviathan_train import checkpoints, config, control, ending, render
+from leviathan_train import checkpoints, control, ending, render
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import accelerate_arguments, as_json, config_argument, sets_option
 from leviathan_train.cli.train import Starter
+from leviathan_train.config import load as config
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.run import End, Run
+from leviathan_train.run.folder import End, Run
 from leviathan_train.watch import PAUSE_GRACE
 
 

@@ -24,11 +24,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from leviathan_train import config as configs
-from leviathan_train import processes
+from leviathan_train.config import load as configs
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.files import read_json, write_json
-from leviathan_train.processes import Process
+from leviathan_train.system import processes
+from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.processes import Process
 
 TRAINING_ROOT = Path("work/training")
 HEARTBEAT_LOST = 120.0

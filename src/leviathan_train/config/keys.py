@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config import PLUGIN, Config, nearest
+from leviathan_train.config.load import PLUGIN, Config, nearest
 
 OURS = frozenset({"leviathan_save_minutes", "leviathan_keep_best", "leviathan_keep_every"})
 
@@ -138,7 +138,8 @@ class _Bundled:
 @functools.cache
 def _known() -> tuple[frozenset[str], dict[str, _Bundled]]:
     """The core's paths, and each bundled plugin by its folder."""
-    text = resources.files("leviathan_train").joinpath("axolotl_keys.json").read_text("utf-8")
+    file = resources.files("leviathan_train.config").joinpath("axolotl_keys.json")
+    text = file.read_text("utf-8")
     document = json.loads(text)
     plugins = {
         folder: _Bundled(entry["name"], frozenset(entry["keys"]))

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leviathan_train.config import Config, model_folder, normalise
+from leviathan_train.config.load import Config, model_folder, normalise
 from leviathan_train.errors import UsageError
-from leviathan_train.files import read_json
+from leviathan_train.system.files import read_json
 
 DEMO = "configs/demo_cpu.yaml"
 

@@ -1,0 +1,1 @@
+"""One `output_dir` and the records of its sessions: the only channel between the two processes."""

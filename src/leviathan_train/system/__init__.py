@@ -1,0 +1,1 @@
+"""Facts of the machine: files, processes, signals, GPUs, units. Nothing of training."""
