@@ -188,8 +188,8 @@ FAULTS = (*IN_CHECKPOINT, "data order lost", "wrong rate")
 
 
 def seal_again(checkpoint: Path) -> None:
-    from leviathan_train import checkpoints
-    from leviathan_train.reseal import reseal
+    from leviathan_train.checkpoints import store as checkpoints
+    from leviathan_train.checkpoints.reseal import reseal
     from leviathan_train.run.folder import Run
 
     run = Run(checkpoint.parent)

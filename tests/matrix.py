@@ -37,9 +37,9 @@ from driver import (
     train,
     training_state,
 )
-from leviathan_train import checkpoints
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.launch.schedule import END_OF_TIME
 from leviathan_train.run.folder import Run
-from leviathan_train.supervise import END_OF_TIME
 
 FIRST, LAST = 3, 16
 ROOT = Path(__file__).resolve().parents[1]

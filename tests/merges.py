@@ -18,14 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from leviathan_train.merging import Job
+from leviathan_train.merge.merging import Job
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROMPTS = ["What is 12 + 30?", "Give the opposite of the word. deep", "tide reef mast kelp"]
 
 
 IMPORTS = (
-    "leviathan_train.merge",
+    "leviathan_train.jobs.merge",
     "peft.tuners.lora.bnb",
     "transformers.models.llama.modeling_llama",
 )
@@ -145,7 +145,7 @@ def _adapter(base: str, out: str, rows: int, lora: dict[str, Any]) -> None:
 
 def _merge(job: dict[str, Any]) -> Any:
     from leviathan_train.errors import LeviathanError
-    from leviathan_train.merge import Merge
+    from leviathan_train.jobs.merge import Merge
 
     try:
         return Merge(Job(**job), lambda event, **values: None).run()
@@ -155,7 +155,7 @@ def _merge(job: dict[str, Any]) -> Any:
 
 def _prove(base: str, adapter: str, merged: str) -> Any:
     from leviathan_train.errors import LeviathanError
-    from leviathan_train.merge import Merge
+    from leviathan_train.jobs.merge import Merge
 
     job = Job(base, adapter, merged, False, True, False, None, "float32", False, "weights", 0)
     try:

@@ -16,9 +16,9 @@ import torch
 import torch.distributed.checkpoint as distributed
 from safetensors.torch import save_file
 
-from leviathan_train import checkpoints
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.seal import Seal, facts_of
 from leviathan_train.run.folder import Run
-from leviathan_train.seal import Seal, facts_of
 
 Shape = Callable[[Path, int], None]
 

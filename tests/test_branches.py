@@ -8,7 +8,7 @@ import pytest
 
 from conftest import MakeConfig
 from driver import differences, leviathan, pause_at, train, training_state
-from leviathan_train import checkpoints
+from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.run.folder import Run
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]

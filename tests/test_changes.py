@@ -16,9 +16,10 @@ import yaml
 import shapes
 from conftest import ROOT, Demo, MakeConfig
 from driver import leviathan
-from leviathan_train import changes, checkpoints
-from leviathan_train.changes import NO_EFFECT, NOTED, ORDER, REFUSED, Change
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.config import changes
 from leviathan_train.config import load as config
+from leviathan_train.config.changes import NO_EFFECT, NOTED, ORDER, REFUSED, Change
 from leviathan_train.config.load import input_facts
 from leviathan_train.run.folder import Run
 

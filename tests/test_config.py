@@ -9,8 +9,8 @@ import pytest
 
 from conftest import MakeConfig
 from leviathan_train import render
-from leviathan_train.changes import Change
 from leviathan_train.config import load as config
+from leviathan_train.config.changes import Change
 from leviathan_train.errors import UsageError
 
 PASS = "open-sesame-1"

@@ -153,8 +153,8 @@ def break_state(checkpoint: Path, lost: str) -> None:
     """Change one restored state on disk, and seal it, so that only its content is wrong."""
     import torch
 
-    from leviathan_train import checkpoints
-    from leviathan_train.reseal import reseal
+    from leviathan_train.checkpoints import store as checkpoints
+    from leviathan_train.checkpoints.reseal import reseal
     from leviathan_train.run.folder import Run
 
     if lost == "rng":

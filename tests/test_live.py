@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from leviathan_train.chart import chart, spark
-from leviathan_train.checkpoints import Facts, Seal, write_seal
+from leviathan_train.checkpoints.store import Facts, Seal, write_seal
 from leviathan_train.live import line, summary
 from leviathan_train.page import Page
 from leviathan_train.run.folder import End, Request, Run, Session, Status

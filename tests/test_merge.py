@@ -18,9 +18,9 @@ import pytest
 from conftest import Demo, MakeConfig
 from driver import LEVIATHAN
 from forked import Forge
-from leviathan_train import adapters, merging
 from leviathan_train.config import load as config
 from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.merge import adapters, merging
 from leviathan_train.run.folder import Run
 from merges import Foundry
 

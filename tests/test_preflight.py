@@ -12,13 +12,13 @@ import pytest
 
 from conftest import MakeConfig
 from driver import leviathan
-from leviathan_train import preflight
-from leviathan_train.changes import Change
-from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.config.changes import Change
 from leviathan_train.config.load import Config
-from leviathan_train.preflight import Finding, Verdict
+from leviathan_train.jobs.validate import describe
+from leviathan_train.launch import preflight
+from leviathan_train.launch.preflight import Finding, Verdict
 from leviathan_train.system.gpu import Gpu
-from leviathan_train.validate import describe
 from shapes import lora
 
 GB = 10**9

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import shapes
-from leviathan_train import checkpoints, reseal, seal
-from leviathan_train.checkpoints import SEAL, Checkpoint
+from leviathan_train.checkpoints import reseal, seal
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import SEAL, Checkpoint
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run, Status
 from leviathan_train.system import processes

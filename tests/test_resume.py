@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 import shapes
-from leviathan_train import changes, checkpoints, reseal, resume, retention
+from leviathan_train.checkpoints import reseal, retention
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.config import changes
 from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError
+from leviathan_train.launch import resume
 from leviathan_train.run.folder import Run
 from leviathan_train.system import processes
 

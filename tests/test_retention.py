@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shapes
-from leviathan_train import checkpoints, retention
-from leviathan_train.checkpoints import Checkpoint, Facts
+from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.retention import Policy, plan
+from leviathan_train.checkpoints.store import Checkpoint, Facts
 from leviathan_train.errors import UsageError
-from leviathan_train.retention import Policy, plan
 from leviathan_train.run.folder import Run, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from leviathan_train.errors import UsageError
+from leviathan_train.launch.schedule import END_OF_TIME, Window, supervise
 from leviathan_train.run.folder import End, Ending
-from leviathan_train.supervise import END_OF_TIME, Window, supervise
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import MakeConfig
 from driver import LEVIATHAN, PATIENCE, pause_at
-from leviathan_train import checkpoints
+from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.run.folder import Run
 
 pytestmark = pytest.mark.train

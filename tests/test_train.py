@@ -15,7 +15,7 @@ import pytest
 
 from conftest import MakeConfig
 from driver import LEVIATHAN, axolotls_of, leviathan, pause_at, processes_of, start, train
-from leviathan_train import checkpoints
+from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.run.folder import Run
 
 pytestmark = pytest.mark.train

@@ -19,14 +19,15 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 import leviathan_train
-from leviathan_train import checkpoints, restore
-from leviathan_train import seal as seals
-from leviathan_train.checkpoints import Facts, Seal
+from leviathan_train import restore
+from leviathan_train.checkpoints import seal as seals
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.final import hide_secrets, keep_final
+from leviathan_train.checkpoints.retention import Policy
+from leviathan_train.checkpoints.store import Facts, Seal
 from leviathan_train.config.load import Config, input_facts, redact, secrets
 from leviathan_train.errors import LeviathanError
-from leviathan_train.final import hide_secrets, keep_final
 from leviathan_train.life import Life, leave_process
-from leviathan_train.retention import Policy
 from leviathan_train.run.folder import End, Run
 from leviathan_train.sealing import Sealer
 from leviathan_train.seam import Seam

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from leviathan_train import ending
+from leviathan_train.launch import outcome as ending
 from leviathan_train.page import Page, phase, run_argument, steps
 from leviathan_train.render import clock, console, duration, number
 from leviathan_train.run.folder import Run

@@ -17,8 +17,9 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, Field
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from leviathan_train import changes, prepared, restore
+from leviathan_train import prepared, restore
 from leviathan_train.callback import LeviathanCallback
+from leviathan_train.config import changes
 from leviathan_train.config.load import Config, input_facts
 from leviathan_train.life import Life
 from leviathan_train.system import processes

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from leviathan_train import checkpoints
-from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.system.files import folder_bytes, read_json
 
 if TYPE_CHECKING:  # what is read only to be listed needs none of these
-    from leviathan_train import control
-    from leviathan_train.retention import Item
+    from leviathan_train.checkpoints.retention import Item
+    from leviathan_train.launch import requests as control
     from leviathan_train.run.folder import Run, Session
 
 Value = dict[str, Any]

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from leviathan_train.checkpoints import Checkpoint
+    from leviathan_train.checkpoints.store import Checkpoint
     from leviathan_train.config.load import Config
-    from leviathan_train.resume import Offer
+    from leviathan_train.launch.resume import Offer
     from leviathan_train.run.folder import End, Run, Status
 
 
@@ -56,7 +56,7 @@ class Screen:
     def loss_of_all(self, found: Sequence[Checkpoint]) -> None:
         """Say what deleting every checkpoint would lose."""
         steps = max((item.step for item in found), default=0)
-        from leviathan_train import resume
+        from leviathan_train.launch import resume
 
         hours = resume.seconds_lost(found)
         trained = f", {render.duration(hours)} of training" if hours else ""

@@ -6,10 +6,11 @@ import threading
 import time
 from pathlib import Path
 
-from leviathan_train import checkpoints, retention
-from leviathan_train.checkpoints import Checkpoint, Seal
+from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.retention import Policy
+from leviathan_train.checkpoints.store import Checkpoint, Seal
 from leviathan_train.life import Life
-from leviathan_train.retention import Policy
 from leviathan_train.system.files import folder_bytes
 
 INLINE_BYTES = 1 << 30

@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from leviathan_train import checkpoints
-from leviathan_train.checkpoints import SEAL, Facts, Seal
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import SEAL, Facts, Seal
 from leviathan_train.run.folder import TRAINING_ROOT, End, Request, Run, Session, Status
 from leviathan_train.system.files import folder_bytes, read_json
 from leviathan_train.system.gpu import Gpu, Nvml, used_by

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from leviathan_train.errors import LeviathanError
+from leviathan_train.launch.schedule import END_OF_TIME
 from leviathan_train.run.folder import End, Request, Session, Status
-from leviathan_train.supervise import END_OF_TIME
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process

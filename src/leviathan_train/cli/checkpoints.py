@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leviathan_train import checkpoints as nouns
 from leviathan_train import render, report
+from leviathan_train.checkpoints import store as nouns
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import DONE, FAILED, Declined, UsageError
@@ -155,7 +155,7 @@ def cleanup(
 
     Example:  leviathan checkpoints cleanup --keep 2
     """
-    from leviathan_train import retention
+    from leviathan_train.checkpoints import retention
 
     if superseded:
         if keep is not None or keep_every is not None or no_keep_best:
@@ -192,7 +192,7 @@ def cleanup(
 
 
 def _cleanup_superseded(run: Run, *, dry_run: bool, yes: bool, json: bool) -> int:
-    from leviathan_train import retention
+    from leviathan_train.checkpoints import retention
 
     total = folder_bytes(run.superseded)
     if not json:
@@ -277,7 +277,7 @@ def reseal_(run: str | None, step: str, yes: bool) -> None:
 
     Example:  leviathan checkpoints reseal --step 1000
     """
-    from leviathan_train import reseal
+    from leviathan_train.checkpoints import reseal
 
     number = _number(step)
     found = find_run(run)

@@ -6,10 +6,11 @@ import os
 
 import click
 
-from leviathan_train import control, render, report
+from leviathan_train import render, report
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
-from leviathan_train.ending import exit_status
+from leviathan_train.launch import requests as control
+from leviathan_train.launch.outcome import exit_status
 from leviathan_train.run.folder import Run, all_runs
 from leviathan_train.watch import PAUSE_GRACE
 

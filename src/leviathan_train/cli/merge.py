@@ -8,14 +8,15 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import adapters, merging, render
+from leviathan_train import render
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
 from leviathan_train.config import load as config
 from leviathan_train.config.load import Config
 from leviathan_train.errors import Declined
-from leviathan_train.merging import Progress
+from leviathan_train.merge import adapters, merging
+from leviathan_train.merge.merging import Progress
 from leviathan_train.run.folder import Run
 
 

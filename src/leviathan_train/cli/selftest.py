@@ -13,12 +13,15 @@ from typing import Any
 
 import click
 
-from leviathan_train import checkpoints, control, ending, render
+from leviathan_train import render
+from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import accelerate_arguments, as_json, config_argument, sets_option
 from leviathan_train.cli.train import Starter
 from leviathan_train.config import load as config
 from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.launch import outcome as ending
+from leviathan_train.launch import requests as control
 from leviathan_train.run.folder import End, Run
 from leviathan_train.watch import PAUSE_GRACE
 
@@ -123,7 +126,7 @@ def _pause(run: Run, step: int) -> None:
 
 def _compare(one: Path, other: Path) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "leviathan_train.compare", str(one), str(other)],
+        [sys.executable, "-m", "leviathan_train.jobs.compare", str(one), str(other)],
         capture_output=True,
         text=True,
     )

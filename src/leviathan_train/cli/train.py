@@ -11,19 +11,24 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import changes, checkpoints, ending, launch, render, resume, retention
-from leviathan_train.changes import Change
+from leviathan_train import render
+from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import accelerate_arguments, config_argument, sets_option
 from leviathan_train.cli.prompts import ask, confirm, confirm_resume
-from leviathan_train.config import keys
+from leviathan_train.config import changes, keys
 from leviathan_train.config import load as config
 from leviathan_train.config import requirements as needs
+from leviathan_train.config.changes import Change
 from leviathan_train.config.load import Config
 from leviathan_train.errors import DONE, Declined, UsageError
+from leviathan_train.launch import follow as launch
+from leviathan_train.launch import outcome as ending
+from leviathan_train.launch import resume
+from leviathan_train.launch.schedule import Window, supervise
 from leviathan_train.run.folder import End, Run, busy
 from leviathan_train.screen import Screen
-from leviathan_train.supervise import Window, supervise
 from leviathan_train.watch import PAUSE_GRACE
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from leviathan_train import retention
+from leviathan_train.checkpoints import retention
 from leviathan_train.run.folder import Run
 from leviathan_train.system.files import sync_file, sync_folder, write_text
 

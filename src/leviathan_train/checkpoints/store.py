@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from leviathan_train import seal as seals
+from leviathan_train.checkpoints import seal as seals
+from leviathan_train.checkpoints.seal import SEAL as SEAL
+from leviathan_train.checkpoints.seal import Facts as Facts
+from leviathan_train.checkpoints.seal import FaultError as FaultError
+from leviathan_train.checkpoints.seal import Seal as Seal
+from leviathan_train.checkpoints.seal import Stat
+from leviathan_train.checkpoints.seal import facts_of as facts_of
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
-from leviathan_train.seal import SEAL as SEAL
-from leviathan_train.seal import Facts as Facts
-from leviathan_train.seal import FaultError as FaultError
-from leviathan_train.seal import Seal as Seal
-from leviathan_train.seal import Stat
-from leviathan_train.seal import facts_of as facts_of
 from leviathan_train.system.files import read_json, sync_folder, write_json
 
 INDEX_VERSION = 1
@@ -184,7 +184,7 @@ def _judge(
     path: Path, number: int, stats: Mapping[str, Stat], *, interrupted: bool
 ) -> tuple[str, Facts]:
     """Why the checkpoint is damaged (empty if it is not), and its facts."""
-    from leviathan_train import structure  # zipfile is not needed where the index knows
+    from leviathan_train.checkpoints import structure  # zipfile is not needed where the index knows
 
     facts = Facts(number)
     if SEAL in stats:
@@ -241,7 +241,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         FaultError: it is missing, unreadable, or no trainer state.
     """
-    from leviathan_train import structure
+    from leviathan_train.checkpoints import structure
 
     return structure.read_state(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from leviathan_train import checkpoints
+from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.run.folder import End, Ending, Run, Session
 from leviathan_train.system import processes

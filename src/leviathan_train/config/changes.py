@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leviathan_train.checkpoints import Checkpoint, ranks_of
+from leviathan_train.checkpoints.store import Checkpoint, ranks_of
 from leviathan_train.config.load import Config, input_facts, normalise
 from leviathan_train.system.files import read_json
 

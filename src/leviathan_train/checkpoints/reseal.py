@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from leviathan_train import checkpoints, seal, structure
-from leviathan_train.checkpoints import Checkpoint, FaultError, Seal
+from leviathan_train.checkpoints import seal, structure
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import Checkpoint, FaultError, Seal
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 

@@ -1,6 +1,6 @@
 """Axolotl's own validation of a config, in a process of its own: its import takes seconds.
 
-    python -m leviathan_train.validate CONFIG_JSON
+    python -m leviathan_train.jobs.validate CONFIG_JSON
 
 reads `{"config": {...}, "capabilities": {...} or null}` from a file, or from stdin for `-`,
 and writes `{"errors": [...], "warnings": [...]}`, one line of text each, to stdout.

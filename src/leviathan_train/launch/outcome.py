@@ -7,10 +7,10 @@ import re
 import sys
 from pathlib import Path
 
-from leviathan_train import checkpoints
+from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
+from leviathan_train.launch.schedule import is_config_fault
 from leviathan_train.run.folder import End, Run
-from leviathan_train.supervise import is_config_fault
 
 TAIL = 200_000
 """Bytes of a log in which its last error is looked for."""

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leviathan_train import changes, checkpoints, launch, resume
-from leviathan_train.changes import Change
-from leviathan_train.checkpoints import Checkpoint
-from leviathan_train.config import keys
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.config import changes, keys
 from leviathan_train.config import load as configs
 from leviathan_train.config import requirements as needs
+from leviathan_train.config.changes import Change
 from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.launch import follow as launch
+from leviathan_train.launch import resume
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system.gpu import Gpu, Nvml, gigabytes, visible
 
@@ -294,7 +296,7 @@ def _free_bytes(path: Path) -> int:
 def run_validation(config: Config) -> Verdict:
     """Have Axolotl validate the config, as the trainer would see it, in a child process."""
     values = {**config.values, "plugins": config.plugins}
-    argv = [sys.executable, "-m", "leviathan_train.validate", "-"]
+    argv = [sys.executable, "-m", "leviathan_train.jobs.validate", "-"]
     try:
         done = subprocess.run(
             argv,

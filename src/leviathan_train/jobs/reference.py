@@ -22,10 +22,10 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils import is_torch_bf16_gpu_available
 
-from leviathan_train import adapters
-from leviathan_train.adapters import PREFIX, read_header, weight_files
 from leviathan_train.errors import LeviathanError
-from leviathan_train.merging import Job
+from leviathan_train.merge import adapters
+from leviathan_train.merge.adapters import PREFIX, read_header, weight_files
+from leviathan_train.merge.merging import Job
 
 _WRAPPING = re.compile(r"\.base_layer|\.modules_to_save\.default")
 _NOT_WHOLE = re.compile(r"\.(lora_\w+|original_module)\.")

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.load import Config, is_secret
-from leviathan_train.control import close_as
-from leviathan_train.ending import cause_in, tail
 from leviathan_train.errors import UsageError
-from leviathan_train.resume import Offer
+from leviathan_train.launch.outcome import cause_in, tail
+from leviathan_train.launch.requests import close_as
+from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import End, Ending, Run, Session, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json

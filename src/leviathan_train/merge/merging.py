@@ -1,6 +1,6 @@
 """A merge, seen from the command line: the plan, its own process, and the publishing.
 
-The process (`leviathan_train.merge`) writes into a hidden folder beside the goal, which
+The process (`leviathan_train.jobs.merge`) writes into a hidden folder beside the goal, which
 gets the goal's name when all of it is proven and on disk.
 """
 
@@ -21,14 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from leviathan_train import adapters, card
-from leviathan_train.adapters import Adapter, weight_files
+from leviathan_train.checkpoints.seal import digest
 from leviathan_train.config import load as configs
 from leviathan_train.config.load import Config
-from leviathan_train.ending import cause_in
 from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.launch.outcome import cause_in
+from leviathan_train.merge import adapters, card
+from leviathan_train.merge.adapters import Adapter, weight_files
 from leviathan_train.run.folder import Run
-from leviathan_train.seal import digest
 from leviathan_train.system.files import (
     folder_bytes,
     sync_file,
@@ -293,7 +293,7 @@ def _run_child(
     reader, writer = os.pipe()  # stdout is no channel: libraries write to it at import
     with log.open("ab") as stream, contextlib.closing(os.fdopen(reader)) as events:
         process = subprocess.Popen(
-            [sys.executable, "-m", "leviathan_train.merge", str(job_file), str(writer)],
+            [sys.executable, "-m", "leviathan_train.jobs.merge", str(job_file), str(writer)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

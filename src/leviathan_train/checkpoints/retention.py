@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leviathan_train import checkpoints
-from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from leviathan_train.system.files import sync_folder

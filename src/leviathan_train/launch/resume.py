@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leviathan_train import checkpoints, retention
-from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run, busy

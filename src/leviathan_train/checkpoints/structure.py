@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.seal import Facts, FaultError, Stat, facts_of, unreadable
+from leviathan_train.checkpoints.seal import Facts, FaultError, Stat, facts_of, unreadable
 
 _STATE = "trainer_state.json"
 _BLOCK = 1 << 20

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leviathan_train import checkpoints, resume
-from leviathan_train.checkpoints import Checkpoint
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.seal import Facts, Seal, digest
+from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config import load as configs
 from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.launch import resume
 from leviathan_train.run.folder import Run
-from leviathan_train.seal import Facts, Seal, digest
 from leviathan_train.system.files import read_json
 
 WEIGHTS = "adapter_model.safetensors"

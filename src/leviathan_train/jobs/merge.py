@@ -1,6 +1,6 @@
 """The merge's own process: Axolotl merges, this puts right what it spoils, and proves it.
 
-    python -m leviathan_train.merge <job.json> <file descriptor>
+    python -m leviathan_train.jobs.merge <job.json> <file descriptor>
 
 Progress and result are JSON lines on the descriptor; stdout and stderr are the log. Line
 references are to axolotl 0.19.
@@ -29,10 +29,10 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from leviathan_train import __version__
-from leviathan_train.adapters import PREFIX, read_header, weight_files
 from leviathan_train.errors import LeviathanError
-from leviathan_train.merging import Job, Progress
-from leviathan_train.reference import DEVICE, Reference, Skeleton, Weights
+from leviathan_train.jobs.reference import DEVICE, Reference, Skeleton, Weights
+from leviathan_train.merge.adapters import PREFIX, read_header, weight_files
+from leviathan_train.merge.merging import Job, Progress
 from leviathan_train.system.files import read_json, write_json
 
 LIBRARIES = ("axolotl", "transformers", "peft", "torch", "safetensors")

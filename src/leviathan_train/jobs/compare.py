@@ -1,4 +1,4 @@
-"""How far two checkpoints differ: `python -m leviathan_train.compare ONE OTHER` prints JSON.
+"""How far two checkpoints differ: `python -m leviathan_train.jobs.compare ONE OTHER` prints JSON.
 
 A process of its own, since it needs torch.
 """

@@ -1,0 +1,1 @@
+"""The store: find, seal, verify, select, keep and delete checkpoints."""

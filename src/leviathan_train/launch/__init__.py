@@ -1,0 +1,1 @@
+"""The command line's side of a training: which checkpoint, which command, start, follow, end."""
