@@ -202,7 +202,7 @@ def seal_again(checkpoint: Path) -> None:
 
 def watch_the_judge() -> None:
     """End the training at the verdict, and write down what it was made from."""
-    from leviathan_train.callback import LeviathanCallback, leave_process
+    from leviathan_train.trainer.callback import LeviathanCallback, leave_process
 
     original = LeviathanCallback._judge_seam
 
@@ -224,7 +224,7 @@ def rate_too_low() -> None:
 
 
 def _wrong_rate(factor: float) -> None:
-    from leviathan_train import restore
+    from leviathan_train.trainer import restore
 
     def apply_settings(trainer: Any, *rest: Any) -> None:
         scheduler = trainer.lr_scheduler

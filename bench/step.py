@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from leviathan_train.callback import LeviathanCallback
 from leviathan_train.run.folder import Run, Status
-from leviathan_train.watch import Deadline, Watch
+from leviathan_train.trainer.callback import LeviathanCallback
+from leviathan_train.trainer.listener import Deadline, Watch
 
 STEPS = 100_000
 

@@ -22,11 +22,11 @@ from typing import Any
 
 from rich.console import Console
 
-from leviathan_train.page import Page
 from leviathan_train.run import folder as runs
 from leviathan_train.run.folder import End, Request
-from leviathan_train.snapshot import Snapshot, snapshot
 from leviathan_train.system.gpu import Gpu
+from leviathan_train.ui.dashboard.page import Page
+from leviathan_train.ui.dashboard.snapshot import Snapshot, snapshot
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FONTS = "'DejaVu Sans Mono', Menlo, Consolas, monospace"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from conftest import MakeConfig
-from leviathan_train import render
 from leviathan_train.config import load as config
 from leviathan_train.config.changes import Change
 from leviathan_train.errors import UsageError
+from leviathan_train.ui import text as render
 
 PASS = "open-sesame-1"
 

@@ -40,7 +40,7 @@ def test_the_list_is_what_the_installed_axolotl_knows() -> None:
 
 
 def test_our_own_keys_are_those_of_the_plugin() -> None:
-    tree = ast.parse((ROOT / "src/leviathan_train/plugin.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "src/leviathan_train/trainer/plugin.py").read_text(encoding="utf-8"))
     (model,) = (
         node
         for node in ast.walk(tree)

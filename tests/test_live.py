@@ -23,14 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from leviathan_train.chart import chart, spark
 from leviathan_train.checkpoints.store import Facts, Seal, write_seal
-from leviathan_train.live import line, summary
-from leviathan_train.page import Page
 from leviathan_train.run.folder import End, Request, Run, Session, Status
-from leviathan_train.snapshot import Curve, Feed, Snapshot, snapshot
 from leviathan_train.system.files import write_json
 from leviathan_train.system.gpu import Gpu, Nvml, used_by, visible
+from leviathan_train.ui.dashboard.chart import chart, spark
+from leviathan_train.ui.dashboard.page import Page
+from leviathan_train.ui.dashboard.snapshot import Curve, Feed, Snapshot, snapshot
+from leviathan_train.ui.dashboard.watch import line, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVIATHAN = [sys.executable, "-c", "from leviathan_train.cli import main; main()"]

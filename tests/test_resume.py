@@ -91,7 +91,7 @@ def test_a_process_with_half_a_character_in_its_name_is_no_obstacle(tmp_path: Pa
 
 
 def test_a_status_with_a_gradient_that_is_no_number_is_still_json(tmp_path: Path) -> None:
-    from leviathan_train import report
+    from leviathan_train.ui import values as report
 
     run = Run(tmp_path)
     session = run.open_session({"cli": True})

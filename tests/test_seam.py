@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.seam import Seam, Verdict
+from leviathan_train.trainer.seam import Seam, Verdict
 
 LAST = 200
 

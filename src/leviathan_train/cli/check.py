@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import render
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, config_argument, sets_option
 from leviathan_train.errors import DONE, USAGE
 from leviathan_train.launch import preflight
+from leviathan_train.ui import text as render
 
 SIGNS = {"ok": "✅", "warning": "⚠️ ", "error": "❌"}
 

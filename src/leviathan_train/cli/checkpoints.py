@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leviathan_train import render, report
 from leviathan_train.checkpoints import store as nouns
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import DONE, FAILED, Declined, UsageError
 from leviathan_train.system.files import folder_bytes
+from leviathan_train.ui import text as render
+from leviathan_train.ui import values as report
 
 if TYPE_CHECKING:
     from leviathan_train.run.folder import Run

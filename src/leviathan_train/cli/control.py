@@ -6,13 +6,13 @@ import os
 
 import click
 
-from leviathan_train import render, report
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.launch import requests as control
 from leviathan_train.launch.outcome import exit_status
-from leviathan_train.run.folder import Run, all_runs
-from leviathan_train.watch import PAUSE_GRACE
+from leviathan_train.run.folder import PAUSE_GRACE, Run, all_runs
+from leviathan_train.ui import text as render
+from leviathan_train.ui import values as report
 
 _GRACE = click.option(
     "--grace",
@@ -75,7 +75,7 @@ def status(run: str | None, watch: bool, json: bool) -> int:
     """
     found = find_run(run, quiet=True)
     if watch and not json:
-        from leviathan_train.live import watch as watch_live
+        from leviathan_train.ui.dashboard.watch import watch as watch_live
 
         watch_live(found)
         return 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from leviathan_train import render
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.run import history as sessions
+from leviathan_train.ui import text as render
 
 
 @click.command(short_help="Show how each session of a run went.", epilog=EXIT_STATUS)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import render
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
@@ -18,6 +17,7 @@ from leviathan_train.errors import Declined
 from leviathan_train.merge import adapters, merging
 from leviathan_train.merge.merging import Progress
 from leviathan_train.run.folder import Run
+from leviathan_train.ui import text as render
 
 
 @click.command(short_help="Make a model that stands alone.", epilog=EXIT_STATUS)

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import click
 
-from leviathan_train import render
 from leviathan_train.checkpoints.store import Checkpoint, folders
 from leviathan_train.errors import Declined, LeviathanError
 from leviathan_train.launch import resume
 from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import Run
-from leviathan_train.screen import Screen
+from leviathan_train.ui import text as render
+from leviathan_train.ui.progress import Screen
 
 
 def ask(question: str, answers: Sequence[str]) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from leviathan_train import render
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import accelerate_arguments, as_json, config_argument, sets_option
@@ -22,8 +21,8 @@ from leviathan_train.config import load as config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import outcome as ending
 from leviathan_train.launch import requests as control
-from leviathan_train.run.folder import End, Run
-from leviathan_train.watch import PAUSE_GRACE
+from leviathan_train.run.folder import PAUSE_GRACE, End, Run
+from leviathan_train.ui import text as render
 
 
 @click.command(short_help="Find out whether a pause leaves a trace here.", epilog=EXIT_STATUS)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from leviathan_train import render
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.cli import EXIT_STATUS
@@ -27,9 +26,9 @@ from leviathan_train.launch import follow as launch
 from leviathan_train.launch import outcome as ending
 from leviathan_train.launch import resume
 from leviathan_train.launch.schedule import Window, supervise
-from leviathan_train.run.folder import End, Run, busy
-from leviathan_train.screen import Screen
-from leviathan_train.watch import PAUSE_GRACE
+from leviathan_train.run.folder import PAUSE_GRACE, End, Run, busy
+from leviathan_train.ui import text as render
+from leviathan_train.ui.progress import Screen
 
 
 @click.command(

@@ -25,11 +25,10 @@ from leviathan_train.errors import UsageError
 from leviathan_train.launch.outcome import cause_in, tail
 from leviathan_train.launch.requests import close_as
 from leviathan_train.launch.resume import Offer
-from leviathan_train.run.folder import End, Ending, Run, Session, Status
+from leviathan_train.run.folder import TERM_GRACE, End, Ending, Run, Session, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import SESSION_ENV, Process
-from leviathan_train.watch import TERM_GRACE
 
 _POLL = 0.1
 _MARGIN = 15.0

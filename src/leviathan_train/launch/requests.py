@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.run.folder import End, Ending, Run, Session
+from leviathan_train.run.folder import PAUSE_GRACE, End, Ending, Run, Session
 from leviathan_train.system import processes
-from leviathan_train.watch import PAUSE_GRACE
 
 _MARGIN = 5.0
 """Seconds after the trainer's own deadline at which it is ended from here."""

@@ -31,6 +31,10 @@ from leviathan_train.system.files import read_json, write_json
 from leviathan_train.system.processes import Process
 
 TRAINING_ROOT = Path("work/training")
+TERM_GRACE = 60.0
+"""Seconds that a SIGTERM leaves for the step and the save."""
+PAUSE_GRACE = 300.0
+"""The same for Ctrl+C and `leviathan pause`."""
 HEARTBEAT_LOST = 120.0
 """Seconds without a sign of life after which a session on another host counts as dead."""
 

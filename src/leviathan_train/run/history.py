@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from leviathan_train.report import Value, begun, finite
 from leviathan_train.run.folder import Run, Session
 from leviathan_train.system.files import read_json
+from leviathan_train.ui.values import Value, begun, finite
 
 _LOSS = re.compile(r"^Step \d+: loss=([-+\d.einfa]+)", re.M)
 

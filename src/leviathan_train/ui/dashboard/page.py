@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from leviathan_train.chart import Chart, chart, spark
-from leviathan_train.render import PHASES, duration, number, size
-from leviathan_train.snapshot import Point, Snapshot
 from leviathan_train.system.gpu import Gpu
+from leviathan_train.ui.dashboard.chart import Chart, chart, spark
+from leviathan_train.ui.dashboard.snapshot import Point, Snapshot
+from leviathan_train.ui.text import PHASES, duration, number, size
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -104,7 +104,7 @@ def ago(at: float | None, now: float | None = None) -> str:
 
 def document(value: Any) -> None:
     """Print one JSON document, and nothing else."""
-    from leviathan_train.report import dumps
+    from leviathan_train.ui.values import dumps
 
     print(dumps(value))
 

@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from leviathan_train import trackers
 from leviathan_train.config.load import redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import End, Phase, Run, Session, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
-from leviathan_train.watch import Deadline, Watch, join
+from leviathan_train.trainer import trackers
+from leviathan_train.trainer.listener import Deadline, Watch, join
 
 
 class Life:

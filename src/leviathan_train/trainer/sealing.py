@@ -10,8 +10,8 @@ from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Checkpoint, Seal
-from leviathan_train.life import Life
 from leviathan_train.system.files import folder_bytes
+from leviathan_train.trainer.process import Life
 
 INLINE_BYTES = 1 << 30
 """Above this a checkpoint is hashed beside the training: below, the wait is under a second."""

@@ -19,10 +19,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leviathan_train.launch import outcome as ending
-from leviathan_train.page import Page, phase, run_argument, steps
-from leviathan_train.render import clock, console, duration, number
 from leviathan_train.run.folder import Run
-from leviathan_train.snapshot import Feed, Snapshot
+from leviathan_train.ui.dashboard.page import Page, phase, run_argument, steps
+from leviathan_train.ui.dashboard.snapshot import Feed, Snapshot
+from leviathan_train.ui.text import clock, console, duration, number
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from leviathan_train import render
+from leviathan_train.ui import text as render
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -19,7 +19,6 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 import leviathan_train
-from leviathan_train import restore
 from leviathan_train.checkpoints import seal as seals
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.final import hide_secrets, keep_final
@@ -27,11 +26,12 @@ from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Facts, Seal
 from leviathan_train.config.load import Config, input_facts, redact, secrets
 from leviathan_train.errors import LeviathanError
-from leviathan_train.life import Life, leave_process
 from leviathan_train.run.folder import End, Run
-from leviathan_train.sealing import Sealer
-from leviathan_train.seam import Seam
 from leviathan_train.system.files import read_json, write_json
+from leviathan_train.trainer import restore
+from leviathan_train.trainer.process import Life, leave_process
+from leviathan_train.trainer.sealing import Sealer
+from leviathan_train.trainer.seam import Seam
 
 LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
 

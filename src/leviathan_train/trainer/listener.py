@@ -18,15 +18,18 @@ from typing import Any
 
 from leviathan_train.errors import LeviathanError
 from leviathan_train.launch.schedule import END_OF_TIME
-from leviathan_train.run.folder import End, Request, Session, Status
+from leviathan_train.run.folder import (
+    PAUSE_GRACE,
+    TERM_GRACE,
+    End,
+    Request,
+    Session,
+    Status,
+)
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process
 
-TERM_GRACE = 60.0
-"""Seconds that a SIGTERM leaves for the step and the save."""
-PAUSE_GRACE = 300.0
-"""The same for Ctrl+C and `leviathan pause`."""
 _POLL = 0.2
 _STATUS_EVERY = 1.0
 _HEARTBEAT_EVERY = 10.0

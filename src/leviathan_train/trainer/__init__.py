@@ -1,0 +1,1 @@
+"""What lives in Axolotl's process: plugin, callbacks, listener. Only Axolotl imports it."""

@@ -1,0 +1,1 @@
+"""`leviathan status --watch`: the live screen."""
