@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import shapes  # noqa: E402
+from support import shapes  # noqa: E402
 
 SHELL = """
 printf '%-10s%-10s%s\\n' Step Size 'Date Modified'

@@ -30,7 +30,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import merges  # noqa: E402
+from support import merges  # noqa: E402
 
 LEVIATHAN = str(Path(sys.executable).with_name("leviathan"))
 

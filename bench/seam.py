@@ -28,7 +28,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from forked import Forge, Outcome  # noqa: E402
+from support.forked import Forge, Outcome  # noqa: E402
 
 STEPS = {1: 60, 5: 120}
 """Length of the training by `logging_steps`."""

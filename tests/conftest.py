@@ -1,4 +1,4 @@
-"""What the tests that really train share: one tiny model, one data set, one prepared cache."""
+"""Fixtures of the tests that really train: one tiny model, one data set, one prepared cache."""
 
 from __future__ import annotations
 
@@ -6,23 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from support.demo import PLUGIN, ROOT, ROWS, Demo, MakeConfig
+
 # A job that a script starts with `&` ignores SIGINT, and so would every child of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).resolve().parents[1]
-PLUGIN = "leviathan_train.plugin.LeviathanPlugin"
-ROWS = 160
-
-MakeConfig = Callable[..., Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,15 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.get_closest_marker("train") is None,
         )
     )
-
-
-@dataclass(frozen=True)
-class Demo:
-    """A tiny Llama with its tokenizer, its rows, and where Axolotl keeps them tokenised."""
-
-    model: Path
-    data: Path
-    prepared: Path
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What changed between a checkpoint and the config that is to go on from it.
 
 Each changed key is told with its effect before a GPU is touched. The effects were found on
-the real axolotl 0.19; `docs/resume.md` holds the table, proven by `tests/test_changes*.py`.
+the real axolotl 0.19; `docs/resume.md` holds the table, proven by `tests/real/test_changes.py`.
 """
 
 from __future__ import annotations

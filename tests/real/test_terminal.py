@@ -11,10 +11,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from conftest import MakeConfig
-from driver import LEVIATHAN, PATIENCE, pause_at
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.run.folder import Run
+from support.demo import MakeConfig
+from support.driver import LEVIATHAN, PATIENCE, pause_at
 
 pytestmark = pytest.mark.train
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-import shapes
 from leviathan_train.cli import main
 from leviathan_train.run.folder import Run
+from support import shapes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 LEVIATHAN = [sys.executable, "-c", "from leviathan_train.cli import main; main()", "checkpoints"]
 ODD = 'my run\'s "best" $(false) `x` \n night; * é'
 """A folder's name with all that a shell or a terminal trips over."""

@@ -32,7 +32,7 @@ from leviathan_train.ui.dashboard.page import Page
 from leviathan_train.ui.dashboard.snapshot import Curve, Feed, Snapshot, snapshot
 from leviathan_train.ui.dashboard.watch import line, summary
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 LEVIATHAN = [sys.executable, "-c", "from leviathan_train.cli import main; main()"]
 NAME = "leviathan_10pct_a4000"
 A4000 = Gpu(0, "NVIDIA RTX A4000", 15 * 2**30, 16 * 2**30, 98)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from conftest import Demo, MakeConfig
-from driver import differences
-from forked import Forge, Outcome
+from support.demo import Demo, MakeConfig
+from support.driver import differences
+from support.forked import Forge, Outcome
 
 pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import shapes
 from leviathan_train.checkpoints import reseal, seal
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import SEAL, Checkpoint
@@ -18,6 +17,7 @@ from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
+from support import shapes
 
 
 def look(path: Path) -> Checkpoint:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import shapes
 from leviathan_train.checkpoints import reseal, retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.config import changes
@@ -17,6 +16,7 @@ from leviathan_train.errors import LeviathanError
 from leviathan_train.launch import resume
 from leviathan_train.run.folder import Run
 from leviathan_train.system import processes
+from support import shapes
 
 
 def plain_config(run: Path, **values: object) -> Config:

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeConfig
-from driver import leviathan
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.changes import Change
 from leviathan_train.config.load import Config
@@ -19,7 +17,9 @@ from leviathan_train.jobs.validate import describe
 from leviathan_train.launch import preflight
 from leviathan_train.launch.preflight import Finding, Verdict
 from leviathan_train.system.gpu import Gpu
-from shapes import lora
+from support.demo import MakeConfig
+from support.driver import leviathan
+from support.shapes import lora
 
 GB = 10**9
 A4000 = Gpu(0, "NVIDIA RTX A4000", 0, 16 * GB)

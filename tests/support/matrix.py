@@ -1,6 +1,6 @@
 """Every way to ask for a pause, in every phase of a training, on the real Axolotl.
 
-    python tests/matrix.py [--phases middle,saving] [--ways ctrl-c,pause]
+    python -m support.matrix [--phases middle,saving] [--ways ctrl-c,pause]
 
 For each cell: the exit status, what is on disk, and whether a resume ends bit-identical to a
 run that was never stopped. Prints a table; exit status 1 if a cell is not as promised.
@@ -25,7 +25,10 @@ from pathlib import Path
 
 import yaml
 
-from driver import (
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.launch.schedule import END_OF_TIME
+from leviathan_train.run.folder import Run
+from support.driver import (
     LEVIATHAN,
     Started,
     axolotls_of,
@@ -37,12 +40,9 @@ from driver import (
     train,
     training_state,
 )
-from leviathan_train.checkpoints import store as checkpoints
-from leviathan_train.launch.schedule import END_OF_TIME
-from leviathan_train.run.folder import Run
 
 FIRST, LAST = 3, 16
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PHASES: dict[str, Callable[[dict], bool]] = {
     "tokenising": lambda s: s.get("phase") == "data",
     "loading": lambda s: s.get("phase") == "model",

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-import shapes
 from leviathan_train.checkpoints import seal, structure
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.seal import Seal, facts_of
 from leviathan_train.checkpoints.store import SEAL, Checkpoint, Facts
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
+from support import shapes
 
 Fault = Callable[[Path, Path], None]
 

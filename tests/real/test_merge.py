@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from conftest import Demo, MakeConfig
-from driver import LEVIATHAN
-from forked import Forge
 from leviathan_train.config import load as config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.merge import adapters, merging
 from leviathan_train.run.folder import Run
-from merges import Foundry
+from support.demo import Demo, MakeConfig
+from support.driver import LEVIATHAN
+from support.forked import Forge
+from support.merges import Foundry
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 

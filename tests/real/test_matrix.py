@@ -1,10 +1,10 @@
-"""Some cells of the matrix of pauses; `python tests/matrix.py` runs all of it."""
+"""Some cells of the matrix of pauses; `python -m support.matrix` in `tests/` runs all of it."""
 
 from __future__ import annotations
 
 import pytest
 
-from matrix import Bench, prepare
+from support.matrix import Bench, prepare
 
 pytestmark = pytest.mark.train
 

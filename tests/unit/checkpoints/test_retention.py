@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import shapes
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.retention import Policy, plan
@@ -25,6 +24,7 @@ from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
+from support import shapes
 
 # -- the plan --------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ODD = 'it\'s a\n"run" $HOME'
 SHELLS = [
     shell if shutil.which(shell) else pytest.param(shell, marks=pytest.mark.skip("not here"))

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeConfig
 from leviathan_train.config import load as config
 from leviathan_train.config.changes import Change
 from leviathan_train.errors import UsageError
 from leviathan_train.ui import text as render
+from support.demo import MakeConfig
 
 PASS = "open-sesame-1"
 

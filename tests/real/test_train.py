@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeConfig
-from driver import LEVIATHAN, axolotls_of, leviathan, pause_at, processes_of, start, train
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.run.folder import Run
+from support.demo import MakeConfig
+from support.driver import LEVIATHAN, axolotls_of, leviathan, pause_at, processes_of, start, train
 
 pytestmark = pytest.mark.train
 
@@ -174,9 +174,9 @@ def test_a_trainer_in_an_endless_c_call_ends_within_its_grace(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path, how: str
 ) -> None:
     config = make_config(
-        tmp_path, max_steps=2000, num_epochs=500, save_steps=5, plugins=["hang.HangPlugin"]
+        tmp_path, max_steps=2000, num_epochs=500, save_steps=5, plugins=["support.hang.HangPlugin"]
     )
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parents[1])
     started = start(config, "--grace", "3", env=env | {"HANG": how, "PYTHONPATH": tests})
     started.step(5)
     time.sleep(5)  # with the GIL held, nothing more is told of step 8

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
-import shapes
-from conftest import ROOT, Demo, MakeConfig
-from driver import leviathan
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.config import changes
 from leviathan_train.config import load as config
 from leviathan_train.config.changes import NO_EFFECT, NOTED, ORDER, REFUSED, Change
 from leviathan_train.config.load import input_facts
 from leviathan_train.run.folder import Run
+from support import shapes
+from support.demo import ROOT, Demo, MakeConfig
+from support.driver import leviathan
 
 STEP = 20
 

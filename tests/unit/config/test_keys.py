@@ -18,7 +18,7 @@ from leviathan_train.config import load as config
 from leviathan_train.config.keys import duplicate_keys, unknown_keys
 from leviathan_train.config.load import Config
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 SPEC = importlib.util.find_spec("axolotl")  # found without being imported
 EXAMPLES = sorted(
     path

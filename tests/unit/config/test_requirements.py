@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeConfig
-from forked import Forge
 from leviathan_train.config import load as config
 from leviathan_train.config import requirements as needs
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
+from support.demo import MakeConfig
+from support.forked import Forge
 
 OFF = {"lora_mlp_kernel": False, "lora_qkv_kernel": False, "lora_o_kernel": False}
 ABSENT = dict.fromkeys(OFF)

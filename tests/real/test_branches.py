@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeConfig
-from driver import differences, leviathan, pause_at, train, training_state
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.run.folder import Run
+from support.demo import MakeConfig
+from support.driver import differences, leviathan, pause_at, train, training_state
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 

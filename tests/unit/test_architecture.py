@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "leviathan_train"
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "leviathan_train"
 HEAVY = {"torch", "transformers", "peft", "accelerate", "axolotl", "datasets", "safetensors"}
 TRAINING_ROOMS = {"trainer", "jobs"}
 """What runs in a process of its own, with torch."""

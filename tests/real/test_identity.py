@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeConfig
-from driver import differences, pause_at, start, train, training_state
-from forked import Forge
+from support.demo import MakeConfig
+from support.driver import differences, pause_at, start, train, training_state
+from support.forked import Forge
 
 pytestmark = pytest.mark.train
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import shapes
-from conftest import MakeConfig
-from driver import LEVIATHAN, leviathan
+from support import shapes
+from support.demo import MakeConfig
+from support.driver import LEVIATHAN, leviathan
 
 
 def broken_yaml(folder: Path) -> None:
