@@ -1,0 +1,65 @@
+"""A run made by version 0.1.0 is read, resumed and finished by this one.
+
+`tests/data/first_house` is such a run, paused at step 6 of 16 on axolotl 0.19.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.demo import ROOT
+from support.driver import leviathan
+
+DATA = ROOT / "tests/data/first_house"
+DATA_MTIME = 1_700_000_000
+LOGGED = {8: 6.2716, 10: 6.2548, 12: 6.1776, 14: 6.0939, 16: 6.1806}
+"""Losses that version 0.1.0 itself logged when it resumed this run."""
+
+
+@pytest.fixture
+def house(tmp_path: Path, env: dict[str, str]) -> Path:
+    """A folder with the old run, its config, its model and its rows."""
+    make = [sys.executable, ROOT / "scripts/make_demo.py", "--out", tmp_path / "demo"]
+    subprocess.run([*make, "--rows", "160"], check=True, env=env)
+    os.utime(tmp_path / "demo/data.jsonl", (DATA_MTIME, DATA_MTIME))
+    shutil.copytree(DATA / "run", tmp_path / "work/training/first_house")
+    shutil.copy(DATA / "config.yaml", tmp_path)
+    return tmp_path
+
+
+def test_an_old_run_is_read(house: Path, env: dict[str, str]) -> None:
+    def ask(*words: str) -> dict:  # type: ignore[type-arg]
+        done = leviathan(*words, "--json", cwd=house, env=env, check=0)
+        value: dict = json.loads(done.stdout)  # type: ignore[type-arg]
+        return value
+
+    (checkpoint,) = ask("checkpoints", "list")["checkpoints"]
+    assert (checkpoint["step"], checkpoint["state"]) == (6, "intact")
+    assert ask("checkpoints", "verify")["damaged"] == 0
+    (session,) = ask("history")["sessions"]
+    assert session["end"] == "paused"
+    assert (session["first_step"], session["last_step"]) == (0, 6)
+    assert (session["first_loss"], session["last_loss"]) == (6.481, 6.2131)
+    status = ask("status")
+    assert (status["phase"], status["step"], status["max_steps"]) == ("paused", 6, 16)
+
+
+@pytest.mark.train
+def test_an_old_run_is_resumed_and_finished(house: Path, env: dict[str, str]) -> None:
+    done = leviathan("train", "config.yaml", cwd=house, env=env, check=0)
+    assert "FOUND EXISTING CHECKPOINT: step 6" in done.stdout
+    assert "✅ Loaded optimizer state" in done.stdout
+    assert "Resume at step 6: continuous" in done.stdout
+    run = house / "work/training/first_house"
+    state = json.loads((run / "checkpoint-16/trainer_state.json").read_text())
+    losses = {e["step"]: e["loss"] for e in state["log_history"] if "loss" in e and e["step"] > 6}
+    assert losses == pytest.approx(LOGGED, abs=2e-4)
+    history = json.loads(leviathan("history", "--json", cwd=house, env=env, check=0).stdout)
+    assert [session["end"] for session in history["sessions"]] == ["paused", "finished"]
