@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from leviathan_train.run.folder import Run, Status
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Launch, Phase, Status
 from leviathan_train.trainer.callback import LeviathanCallback
 from leviathan_train.trainer.listener import Deadline, Watch
 
@@ -23,8 +24,8 @@ STEPS = 100_000
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         run = Run(Path(name))
-        session = run.open_session({}, role="rank0")
-        watch = Watch(session, 0, Status("run", "training", 1, "here"), Deadline(), print)
+        session = run.open_session(Launch(), role="rank0")
+        watch = Watch(session, 0, Status("run", Phase.TRAINING, 1, "here"), Deadline(), print)
         watch.may_leave = False
         watch.start()
         args = SimpleNamespace(save_strategy=SimpleNamespace(value="steps"))

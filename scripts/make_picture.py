@@ -22,8 +22,8 @@ from typing import Any
 
 from rich.console import Console
 
-from leviathan_train.run import folder as runs
-from leviathan_train.run.folder import End, Request
+from leviathan_train.run import lookup, records
+from leviathan_train.run.records import End, Request
 from leviathan_train.system.gpu import Gpu
 from leviathan_train.ui.dashboard.page import Page
 from leviathan_train.ui.dashboard.snapshot import Snapshot, snapshot
@@ -38,8 +38,8 @@ def read(value: dict[str, Any]) -> Snapshot:
     for name in ("losses", "eval_losses", "learning_rates", "lines"):
         value[name] = tuple(tuple(x) if isinstance(x, list) else x for x in value[name])
     value["gpus"] = tuple(Gpu(**gpu) for gpu in value["gpus"])
-    value["end"] = End(**value["end"]) if value["end"] else None
-    value["asked"] = Request(**value["asked"]) if value["asked"] else None
+    value["end"] = records.from_json(End, value["end"])
+    value["asked"] = records.from_json(Request, value["asked"])
     return Snapshot(**value)
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     record = DOCS / "status.json"
     if options.record:
-        now = asdict(snapshot(runs.find(options.record)))
+        now = asdict(snapshot(lookup.find(options.record)))
         record.write_text(json.dumps(now) + "\n", encoding="utf-8")
     os.environ["TZ"] = "UTC"  # the same picture wherever it is made
     time.tzset()

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,8 @@ import yaml
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.launch.schedule import END_OF_TIME
 from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Cause, RequestKind
+from leviathan_train.run.session import Session
 from support.driver import (
     LEVIATHAN,
     Started,
@@ -116,9 +116,7 @@ class Bench:
         elif way == "until":
             session = started.session()
             assert session
-            request = {"kind": "pause", "by": END_OF_TIME, "at": time.time(), "grace": 300}
-            (session / "request.tmp").write_text(json.dumps(request))
-            (session / "request.tmp").rename(session / "request.json")
+            Session(session).ask(RequestKind.PAUSE, END_OF_TIME, 300, Cause.DEADLINE)
         else:
             if way == "sigterm cli":
                 started.signal(signal.SIGTERM)

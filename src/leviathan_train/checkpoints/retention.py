@@ -126,17 +126,15 @@ def in_use(
             return {}
         return {newest.step: "written to lately, perhaps still being saved"}
     launch, status = session.launch, session.status
-    began = launch.get("started")
-    began = began if isinstance(began, int | float) else 0.0
     used = {
         step: "being saved by the training"
         for step, path in checkpoints.folders(run)
-        if not checkpoints.is_sealed(path) and _last_change(path) >= began - 1
+        if not checkpoints.is_sealed(path) and _last_change(path) >= launch.started - 1
     }
-    if isinstance(step := launch.get("resume_step"), int):
-        used[step] = "the training resumed from it"
+    if launch.resume_step is not None:
+        used[launch.resume_step] = "the training resumed from it"
     if status:
-        used.setdefault(status.step, "the training stands at it")
+        used.setdefault(status.step, "in use by the running training")
     newest = checkpoints.latest(list(found))
     if newest and newest.facts.best_step:
         used.setdefault(newest.facts.best_step, "the training may load it at its end")
@@ -254,7 +252,7 @@ def clear_superseded(run: Run) -> None:
     """
     sweep(run)
     session = run.live_session()
-    used = Path(str(session.launch.get("resume_from"))).parts[-2:] if session else ()
+    used = Path(str(session.launch.resume_from)).parts[-2:] if session else ()
     for aside in [run.superseded, *_folders(run.superseded)]:
         for folder in _folders(aside):
             if _CHECKPOINT.fullmatch(folder.name) and folder.parts[-2:] != used:

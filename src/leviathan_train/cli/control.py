@@ -10,7 +10,9 @@ from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.launch import requests as control
 from leviathan_train.launch.outcome import exit_status
-from leviathan_train.run.folder import PAUSE_GRACE, Run, all_runs
+from leviathan_train.run.folder import Run
+from leviathan_train.run.lookup import all_runs
+from leviathan_train.run.records import PAUSE_GRACE, Ending
 from leviathan_train.ui import text as render
 from leviathan_train.ui import values as report
 
@@ -119,8 +121,8 @@ def _tell(outcome: control.Outcome, json: bool) -> int:
         render.document(report.outcome(outcome))
     else:
         render.request(outcome)
-    if outcome.end is None or outcome.end.kind in {"paused", "finished", "stopped"}:
+    if outcome.end is None or outcome.end.kind in {Ending.PAUSED, Ending.FINISHED, Ending.STOPPED}:
         return 0
-    if outcome.end.kind == "killed" and exit_status(outcome.run, outcome.end) == 75:
+    if outcome.end.kind is Ending.KILLED and exit_status(outcome.run, outcome.end) == 75:
         return 0
     return exit_status(outcome.run, outcome.end)

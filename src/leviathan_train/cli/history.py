@@ -8,6 +8,7 @@ from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.run import history as sessions
 from leviathan_train.ui import text as render
+from leviathan_train.ui import values
 
 
 @click.command(short_help="Show how each session of a run went.", epilog=EXIT_STATUS)
@@ -18,5 +19,6 @@ def history(run: str | None, json: bool) -> None:
 
     Example:  leviathan history leviathan_10pct_a4000
     """
-    value = sessions.history(find_run(run, quiet=json))
+    found = find_run(run, quiet=json)
+    value = values.history(found, sessions.history(found))
     render.document(value) if json else render.history(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.run import folder as runs
+from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
 
 run_argument = click.argument("run", required=False)
@@ -27,7 +27,7 @@ def find_run(target: str | None, *, quiet: bool = False) -> Run:
     Args:
         quiet: name it on stderr, since stdout is for data.
     """
-    found = runs.find(target)
+    found = lookup.find(target)
     if target is None:
         print(f"Run: {found.name}", file=sys.stderr if quiet else sys.stdout, flush=True)
     return found

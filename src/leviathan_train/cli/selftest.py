@@ -21,7 +21,8 @@ from leviathan_train.config import load as config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import outcome as ending
 from leviathan_train.launch import requests as control
-from leviathan_train.run.folder import PAUSE_GRACE, End, Run
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import PAUSE_GRACE, End, Ending
 from leviathan_train.ui import text as render
 
 
@@ -103,9 +104,9 @@ def _train(starter: Starter, pause_after: int | None = None) -> End:
     if pause_after is not None:
         threading.Thread(target=_pause, args=(starter.run, pause_after), daemon=True).start()
     end = starter.train(plan)
-    if end.kind == "crashed":
+    if end.kind is Ending.CRASHED:
         raise ending.failure(starter.run, end)
-    if end.kind not in {"finished", "paused"}:
+    if end.kind not in {Ending.FINISHED, Ending.PAUSED}:
         raise LeviathanError(f"The selftest was ended: {end.why}.")
     return end
 

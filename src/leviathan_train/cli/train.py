@@ -22,11 +22,13 @@ from leviathan_train.config import requirements as needs
 from leviathan_train.config.changes import Change
 from leviathan_train.config.load import Config
 from leviathan_train.errors import DONE, Declined, UsageError
+from leviathan_train.launch import command, resume
 from leviathan_train.launch import follow as launch
 from leviathan_train.launch import outcome as ending
-from leviathan_train.launch import resume
 from leviathan_train.launch.schedule import Window, supervise
-from leviathan_train.run.folder import PAUSE_GRACE, End, Run, busy
+from leviathan_train.run.folder import Run, busy
+from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
+from leviathan_train.run.sweep import sweep
 from leviathan_train.ui import text as render
 from leviathan_train.ui.progress import Screen
 
@@ -109,7 +111,7 @@ def train(
         now = plans.pop() if plans else start_of.plan("auto", confirmed=True)
         if now is None:
             step = resume.finished_at(start_of.run, checkpoints.scan(start_of.run))
-            return End("finished", step, None, "", time.time())
+            return End(Ending.FINISHED, step, None, "", time.time(), Cause.DONE)
         return start_of.train(replace(now, until=at))
 
     try:
@@ -122,9 +124,9 @@ def train(
             wait=lambda opens: launch.wait_for_window(start_of.run, cfg, opens),
         )
     except KeyboardInterrupt:  # between two sessions
-        end = End("stopped", None, None, "Ctrl+C", time.time())
+        end = End(Ending.STOPPED, None, None, "Ctrl+C", time.time(), Cause.PERSON)
     status = ending.exit_status(start_of.run, end)
-    if end.kind == "crashed":
+    if end.kind is Ending.CRASHED:
         raise ending.failure(start_of.run, end)
     start_of.screen.outcome(start_of.run, cfg, end, status)
     return status
@@ -165,14 +167,14 @@ class Starter:
         config.check_inputs(self.config)
         for line in unknown_keys(self.config, pass_all=self._yes):
             self.screen.line(f"⚠️  {line}")
-        needs.require_gpu(self.config, has_gpu=launch.has_gpu())
-        launch.check_packages()
+        needs.require_gpu(self.config, has_gpu=command.has_gpu())
+        command.check_packages()
         if session := self.run.live_session():
             raise busy(self.run, session)
 
     def plan(
         self, choice: str, *, dry_run: bool = False, confirmed: bool = False
-    ) -> launch.Plan | None:
+    ) -> command.Plan | None:
         """Decide what to go on from, and have it confirmed.
 
         Args:
@@ -211,10 +213,10 @@ class Starter:
             # As the config writes the run's folder, so that messages and commands read alike.
             ours = offer.checkpoint.path.resolve().parent == run.path.resolve()
             resume_from = run.path / offer.checkpoint.name if ours else offer.checkpoint.path
-        argv = launch.build_argv(
-            self.config, resume_from, self._accelerate, has_gpu=launch.has_gpu()
+        argv = command.build_argv(
+            self.config, resume_from, self._accelerate, has_gpu=command.has_gpu()
         )
-        return launch.Plan(
+        return command.Plan(
             config=self.config,
             run=run,
             argv=argv,
@@ -225,11 +227,12 @@ class Starter:
             grace=self._grace,
         )
 
-    def train(self, plan: launch.Plan) -> End:
+    def train(self, plan: command.Plan) -> End:
         """Take the run, set the left branch aside, and train."""
         run, screen = self.run, self.screen
         with launch.Signals() as signals:
             session = launch.open_session(plan)
+            sweep(run)
             retention.sweep(run)
             if aside := resume.set_aside(run, plan.offer.newer):
                 names = ", ".join(sorted(path.name for path in aside.iterdir()))
@@ -257,7 +260,7 @@ class Starter:
         """
         if offer.checkpoint is None:
             return []
-        processes = launch.processes_of(self._accelerate, has_gpu=launch.has_gpu())
+        processes = command.processes_of(self._accelerate, has_gpu=command.has_gpu())
         found = changes.compare(self.config, offer.checkpoint, world_size=processes)
         for line in render.changes(found):
             self.screen.line(line)

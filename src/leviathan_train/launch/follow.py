@@ -6,147 +6,40 @@ command line nor a closed terminal takes the training along.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from leviathan_train.config.load import Config, is_secret
-from leviathan_train.errors import UsageError
-from leviathan_train.launch.outcome import cause_in, tail
-from leviathan_train.launch.requests import close_as
-from leviathan_train.launch.resume import Offer
-from leviathan_train.run.folder import TERM_GRACE, End, Ending, Run, Session, Status
+from leviathan_train.launch import requests
+from leviathan_train.launch.command import Plan, build_env
+from leviathan_train.launch.outcome import cause_in, plugin_failed_to_load
+from leviathan_train.run import liveness
+from leviathan_train.run.folder import Run, kill_orphans
+from leviathan_train.run.records import (
+    BEFORE_TRAINING,
+    TERM_GRACE,
+    Cause,
+    End,
+    Ending,
+    Launch,
+    Phase,
+    RequestKind,
+    Status,
+)
+from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
-from leviathan_train.system.processes import SESSION_ENV, Process
+from leviathan_train.system.processes import Process
 
 _POLL = 0.1
-_MARGIN = 15.0
-"""Seconds after the trainer's own deadline at which the command line ends it."""
-
 _LINGER = 120.0
 """Seconds that a trainer which has recorded its end may take for its exit handlers."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a start needs, decided before anything is changed."""
-
-    config: Config
-    run: Run
-    argv: tuple[str, ...]
-    offer: Offer
-    resume_from: Path | None
-    prepare_anew: bool
-    until: float | None
-    grace: float
-
-
-def check_packages() -> None:
-    """Check that the trainer's packages are installed, without importing them.
-
-    Raises:
-        UsageError: naming the package that is missing.
-    """
-    for name in ("accelerate", "axolotl"):
-        if importlib.util.find_spec(name) is None:
-            raise UsageError(
-                f"The package {name} is not installed in {sys.prefix}.",
-                "Install it with:  pip install leviathan-train    or run ./scripts/quickstart.sh",
-            )
-
-
-def build_argv(
-    config: Config,
-    resume_from: Path | None,
-    accelerate: Sequence[str] = (),
-    *,
-    has_gpu: bool,
-    python: str = sys.executable,
-) -> tuple[str, ...]:
-    """The whole command of a training.
-
-    `--strict=False` stands first: with `strict: true` in the YAML, Axolotl drops every
-    override of a key that the YAML lacks (axolotl 0.19, cli/config.py, `load_cfg`).
-
-    Args:
-        accelerate: arguments for `accelerate launch`; without any, a machine without a GPU
-            gets the ones that make it train on its CPU.
-    """
-    if not accelerate and not has_gpu:
-        accelerate = ("--cpu", "--num_processes", "1")
-    overrides = {key: value for key, value in config.overrides.items() if key != "plugins"}
-    overrides.pop("resume_from_checkpoint", None)
-    resume = [f"--resume_from_checkpoint={_literal(str(resume_from))}"] if resume_from else []
-    if not resume and config.resume_from_checkpoint:
-        resume = ["--resume_from_checkpoint=None"]
-    return (
-        python,
-        "-m",
-        "accelerate.commands.launch",  # 1.5 s; the `accelerate` script imports every command, 6 s
-        *accelerate,
-        "-m",
-        "axolotl.cli.train",
-        str(config.path),
-        "--strict=False",
-        f"--plugins={json.dumps(config.plugins)}",
-        *resume,
-        *(f"--{key.replace('.', '__')}={_literal(value)}" for key, value in overrides.items()),
-    )
-
-
-def _literal(value: Any) -> str:
-    """`value` so that Fire reads it back as it is."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_./~][\w./~-]*", value):
-        return value if value not in {"None", "True", "False"} else repr(value)
-    return repr(value)
-
-
-def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
-    """The trainer's environment.
-
-    torch's elastic agent would answer SIGTERM by a traceback and by killing its ranks after
-    30 s; left to the ranks, it is a pause (`PET_` is torchrun's prefix for its options).
-    Axolotl's telemetry is off unless the user sets `AXOLOTL_DO_NOT_TRACK=0`: without a
-    network it keeps a finished trainer alive for minutes.
-    """
-    return dict(base) | {
-        SESSION_ENV: str(session.path),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONIOENCODING": "utf-8",
-        "AXOLOTL_DO_NOT_TRACK": base.get("AXOLOTL_DO_NOT_TRACK", "1"),
-        "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
-        "TQDM_DISABLE": base.get("TQDM_DISABLE", "1"),
-    }
-
-
-def processes_of(accelerate: Sequence[str], *, has_gpu: bool) -> int | None:
-    """Number of processes that the arguments of `accelerate launch` ask for, if they tell."""
-    if not accelerate and not has_gpu:
-        return 1
-    for index, part in enumerate(accelerate):
-        match = re.fullmatch(r"--num[_-]processes(?:=(\d+))?", part)
-        if match:
-            value = match[1] or (accelerate[index + 1] if index + 1 < len(accelerate) else "")
-            return int(value) if value.isdigit() else None
-    return None
-
-
-def has_gpu() -> bool:
-    """Whether this machine has a GPU that torch may use, told without importing torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
-        return False
-    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
 
 
 def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
@@ -155,24 +48,26 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
     Raises:
         LeviathanError: the run is training already.
     """
+    offer = plan.offer
     return plan.run.open_session(
-        {
-            "config": str(plan.config.path),
-            "cli": True,
-            "argv": [_shown(part) for part in argv or plan.argv],
-            "cwd": os.getcwd(),
-            "resume_from": str(plan.resume_from) if plan.resume_from else None,
-            "resume_step": plan.offer.checkpoint.step if plan.offer.checkpoint else None,
-            "resume_from_config": str(plan.offer.from_config) if plan.offer.from_config else None,
-            "branched": bool(set(plan.offer.newer) - set(plan.offer.damaged)),
-            "prepare_anew": plan.prepare_anew,
-            "until": plan.until,
-            "grace": plan.grace,
-        }
+        Launch(
+            config=str(plan.config.path),
+            cli=True,
+            argv=tuple(_shown(part) for part in argv or plan.argv),
+            cwd=os.getcwd(),
+            resume_from=str(plan.resume_from) if plan.resume_from else None,
+            resume_step=offer.checkpoint.step if offer.checkpoint else None,
+            resume_from_config=str(offer.from_config) if offer.from_config else None,
+            branched=bool(set(offer.newer) - set(offer.damaged)),
+            prepare_anew=plan.prepare_anew,
+            until=plan.until,
+            grace=plan.grace,
+        )
     )
 
 
 def _shown(argument: str) -> str:
+    """A part of the command as it may be recorded."""
     key, equals, value = argument.partition("=")
     name = key.rpartition("__")[2].lstrip("-")
     return f"{key}=[redacted]" if equals and value and is_secret(name) else argument
@@ -219,18 +114,19 @@ def wait_for_window(run: Run, config: Config, opens: float) -> End | None:
     Raises:
         LeviathanError: the run is training already.
     """
-    session = run.open_session({"config": str(config.path), "cli": True, "waiting_until": opens})
-    status = Status(str(run.path), "waiting", os.getpid(), processes.hostname())
+    launch = Launch(config=str(config.path), cli=True, cwd=os.getcwd(), waiting_until=opens)
+    session = run.open_session(launch)
+    status = Status(str(run.path), Phase.WAITING, os.getpid(), processes.hostname())
     write_json(session.status_file, asdict(replace(status, updated=time.time())))
     with Signals() as signals:
         while (left := opens - time.time()) > 0:
-            by = "Ctrl+C" if signals.take() else ""
-            if (asked := session.request) and asked.kind != "save":
-                by = asked.by
+            asked = session.asked
+            by = "Ctrl+C" if signals.take() else asked.by if asked else ""
             if by:
-                session.close(End("stopped", None, None, by, time.time()))
-            if end := session.end:
-                return end
+                end = End(Ending.STOPPED, None, None, by, time.time(), Cause.PERSON)
+                session.close(end)
+            if ended := session.end:
+                return ended
             time.sleep(min(left, 0.5))  # a clock may be set, a machine may sleep
     shutil.rmtree(session.path)
     return None
@@ -259,8 +155,9 @@ class Training:
         self._on_status = on_status
         self._signals = signals
         self._interrupts = 0
-        self._asked: float | None = None
+        self._kill_at: float | None = None
         self._grace = plan.grace
+        self._ended_at: float | None = None
         self._read = 0
         self._registered = False
 
@@ -286,63 +183,72 @@ class Training:
             self._show()
             if not self._registered:
                 self._check_registered(ended)
-            if ended and not self.session.trainer_alive() and self._is_over():
+            if ended and not liveness.trainer_alive(self.session) and self._is_over():
                 break
-            if self._asked and time.time() > self._asked + self._grace + _MARGIN:
-                self._end_hard(f"it did not end within {self._grace:.0f} s")
-            if (end := self.session.end) and time.time() > end.at + _LINGER:
-                self.session.kill()
+            self._keep_deadlines()
             time.sleep(_POLL)
         self._show()
-        self.session.kill()  # data workers and other orphans, if any
+        liveness.kill(self.session)  # data workers and other orphans, if any
+        kill_orphans(self.plan.run)
         return self.session.end or self._close()
 
     def _is_over(self) -> bool:
         """Whether a dead launcher left no trainer that has yet to tell of itself."""
-        return self._registered or not self.session.stragglers()
+        return self._registered or not liveness.stragglers(self.session)
+
+    def _keep_deadlines(self) -> None:
+        """Kill a trainer that outlives its grace period, or its own end."""
+        now = time.monotonic()
+        if self._kill_at and now > self._kill_at:
+            self._kill(f"it did not end within {self._grace:.0f} s", Cause.HUNG)
+        if self.session.end:
+            self._ended_at = self._ended_at or now
+            if now > self._ended_at + _LINGER:
+                liveness.kill(self.session)
 
     def _handle_signals(self) -> None:
         for number in self._signals.take():
             if number == signal.SIGINT:
                 self._interrupts += 1
                 if self._interrupts > 1:
-                    self._end_hard("the second Ctrl+C")
+                    self._kill("the second Ctrl+C", Cause.PERSON)
                 else:
-                    self._ask("Ctrl+C", self.plan.grace)
+                    self._ask("Ctrl+C", self.plan.grace, Cause.PERSON)
             elif number == signal.SIGTERM:
-                self._ask("SIGTERM", min(TERM_GRACE, self.plan.grace))
+                self._ask("SIGTERM", min(TERM_GRACE, self.plan.grace), Cause.SIGNAL)
 
-    def _ask(self, by: str, grace: float) -> None:
-        self.session.ask("pause", by, grace)
-        self._grace = grace if self._asked is None else min(self._grace, grace)
-        self._asked = self._asked or time.time()
+    def _ask(self, by: str, grace: float, cause: Cause) -> None:
+        self.session.ask(RequestKind.PAUSE, by, grace, cause)
+        kill_at = time.monotonic() + grace + requests.MARGIN
+        if self._kill_at is None or kill_at < self._kill_at:
+            self._kill_at, self._grace = kill_at, grace
         status = self.session.status
-        first = status and status.step == 0 and status.phase == "evaluating"
-        if status is None or first or status.phase in {"starting", "data", "model"}:
+        first = status and status.step == 0 and status.phase is Phase.EVALUATING
+        if status is None or first or status.phase in BEFORE_TRAINING:
             self._on_line("Stopping: training has not begun.")
             if status is None:  # still importing; it could not hear us for seconds
-                self._end_hard(by, kind="stopped")
+                self._kill(by, cause, kind=Ending.STOPPED)
         else:
             self._on_line("Saving checkpoint...")
 
-    def _end_hard(self, why: str, kind: Ending = "killed") -> None:
-        self.session.kill()
+    def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:
+        liveness.kill(self.session)
         self._show()
-        close_as(kind, self.plan.run, self.session, why)
+        requests.close_as(kind, self.plan.run, self.session, why, cause)
 
     def _check_registered(self, ended: bool) -> None:
-        """See that the plugin lives in the trainer; Axolotl only logs that it does not load."""
+        """See that the plugin lives in the trainer; Axolotl 0.19 only logs that it does not."""
         if self.session.status_file.exists():
             self._registered = True
-        elif ended or "Failed to load plugin: leviathan_train" in tail(self.log):
-            if ended and self.session.stragglers():
-                return
-            failed = "Failed to load plugin: leviathan_train" in tail(self.log)
-            if failed or (ended and self._process.returncode == 0 and self.session.end is None):
-                self.session.kill()
-                why = "the plugin leviathan_train.plugin did not load in the trainer"
-                self.session.close(End("crashed", None, None, why, time.time()))
-            self._registered = True
+            return
+        failed = plugin_failed_to_load(self.log)
+        if not failed and (not ended or liveness.stragglers(self.session)):
+            return
+        if failed or (self._process.returncode == 0 and self.session.end is None):
+            liveness.kill(self.session)
+            why = "the plugin leviathan_train.plugin did not load in the trainer"
+            self.session.close(End(Ending.CRASHED, None, None, why, time.time(), Cause.PLUGIN))
+        self._registered = True
 
     def _show(self) -> None:
         try:
@@ -356,14 +262,12 @@ class Training:
             self._read += len(whole) + 1
             for line in whole.decode("utf-8", "replace").split("\n"):
                 self._on_line(line)
-        self._on_status(self.session.status, self._asked is not None)
+        self._on_status(self.session.status, self._kill_at is not None)
 
     def _close(self) -> End:
-        """The recorded end; of a trainer that died without a word, what can be told of it."""
+        """The end of a trainer that recorded none, as far as it can be told."""
         run, session = self.plan.run, self.session
-        asked = session.request
-        if asked and asked.kind == "kill":
-            return close_as("killed", run, session, asked.by)
-        if self._asked or (asked and asked.kind == "pause"):
-            return close_as("killed", run, session, "it ended before its checkpoint was whole")
-        return close_as("crashed", run, session, cause_in(self.log))
+        if session.asked:
+            return requests.ended_silently(run, session)
+        why, cause = cause_in(self.log)
+        return requests.close_as(Ending.CRASHED, run, session, why, cause)

@@ -9,26 +9,32 @@ from pathlib import Path
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
-from leviathan_train.launch.schedule import is_config_fault
-from leviathan_train.run.folder import End, Run
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Cause, End, Ending
 
 TAIL = 200_000
 """Bytes of a log in which its last error is looked for."""
 
 
+_USAGE_CAUSES = frozenset({Cause.CONFIG, Cause.UPSTREAM})
+
+
 def exit_status(run: Run, end: End) -> int:
     """The exit status that a session's end means; see `leviathan train --help`."""
-    if end.kind == "finished":
+    if end.kind is Ending.FINISHED:
         return DONE
-    if end.kind == "paused":
+    if end.kind is Ending.PAUSED:
         return PAUSED
-    if end.kind == "crashed":
-        return USAGE if is_config_fault(end) else FAILED
+    if end.kind is Ending.CRASHED:
+        return USAGE if end.cause in _USAGE_CAUSES else FAILED
     return PAUSED if checkpoints.latest(checkpoints.scan(run)) else STOPPED
 
 
-def cause_in(log: Path) -> str:
-    """The last error of a log, in one line."""
+def cause_in(log: Path) -> tuple[str, Cause]:
+    """The last error of a log, in one line, and what it is a sign of.
+
+    For a process that died without a record of its end: there the log is all there is.
+    """
     lines = tail(log).splitlines()
     error = re.compile(
         r"^(?:\[rank\d+\]: *)?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)"
@@ -37,28 +43,43 @@ def cause_in(log: Path) -> str:
     # The launcher's own complaint about its child comes last and says nothing.
     own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
     if own:
-        return " ".join(own[-1].split())[:500]
+        return " ".join(own[-1].split())[:500], _cause_of_class(own[-1].partition(":")[0])
     if any("SIGKILL" in line for line in lines[-40:]):
-        return "it was killed from outside (SIGKILL), perhaps by the kernel for want of memory"
-    return "it ended without an error message"
+        return "killed by SIGKILL, possibly by the kernel's out-of-memory killer", Cause.DIED
+    return "it ended without an error message", Cause.DIED
+
+
+def _cause_of_class(name: str) -> Cause:
+    """What the class of an exception is a sign of."""
+    causes = {"OutOfMemoryError": Cause.GPU_MEMORY, "ValidationError": Cause.CONFIG}
+    return causes.get(name.rpartition(".")[2], Cause.FAULT)
+
+
+def plugin_failed_to_load(log: Path) -> bool:
+    """Whether Axolotl's log says that our plugin did not load.
+
+    axolotl 0.19 (integrations/base.py, `PluginManager.register`) logs it and trains on without
+    the plugin; 0.21 raises.
+    """
+    failed = r"(Failed to load plugin|Could not load required plugin):? '?leviathan_train"
+    return re.search(failed, tail(log)) is not None
 
 
 def advice(run: Run, end: End) -> str:
     """What to do after a crash."""
-    why = end.why.lower()
     again = "then start the same command again"
-    if "out of memory" in why and "cuda" in why:
+    if end.cause is Cause.GPU_MEMORY:
         from leviathan_train.system.gpu import Nvml
 
         held = "; ".join(f"GPU {gpu.index}: {gpu.holders()}" for gpu in Nvml()() if gpu.users)
         who = f"now held by {held}" if held else "nvidia-smi shows who holds it"
         return f"Free the GPU ({who}) or lower micro_batch_size, {again}."
-    if "no space left" in why or "disk quota" in why or "pytorchstreamwriter" in why:
+    if end.cause is Cause.DISK:
         cleanup = f"leviathan checkpoints cleanup {run.name} --keep 1"
         return f"Free disk space, e.g. with:  {cleanup}    {again}."
-    if "plugin" in why:
-        return f"See that {sys.executable} can import leviathan_train, {again}."
-    return "Read the log; when the cause is mended, start the same command again."
+    if end.cause is Cause.PLUGIN:
+        return f"Make sure that {sys.executable} can import leviathan_train, {again}."
+    return "Read the log, fix the cause, and start the same command again."
 
 
 def tail(path: Path, size: int = TAIL) -> str:
@@ -76,6 +97,11 @@ def failure(run: Run, end: End) -> LeviathanError:
     """The error to show for a run whose last session crashed."""
     session = run.session()
     log = session.log if session else run.logs
-    if is_config_fault(end):
+    if end.cause is Cause.UPSTREAM:
+        return UsageError(
+            f"This version of Axolotl cannot be trained with: {end.why}",
+            "Install one that is supported:  pip install leviathan-train",
+        )
+    if end.cause is Cause.CONFIG:
         return UsageError(f"Axolotl refuses the config: {end.why}", f"The whole log: {log}")
     return LeviathanError(f"Training failed: {end.why}", f"{advice(run, end)} The whole log: {log}")

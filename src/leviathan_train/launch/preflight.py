@@ -20,8 +20,7 @@ from leviathan_train.config import requirements as needs
 from leviathan_train.config.changes import Change
 from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.launch import follow as launch
-from leviathan_train.launch import resume
+from leviathan_train.launch import command, resume
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system.gpu import Gpu, Nvml, gigabytes, visible
 
@@ -68,7 +67,7 @@ def check(
     compare: Compare = changes.compare,
     validate: Validate | None = None,
     gpus: Gpus | None = None,
-    has_gpu: Callable[[], bool] = launch.has_gpu,
+    has_gpu: Callable[[], bool] = command.has_gpu,
     free_bytes: Callable[[Path], int] | None = None,
 ) -> Iterator[Finding]:
     """Look at everything that a start of the config depends on; nothing is changed.
@@ -111,7 +110,7 @@ def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
 def _inputs(config: Config) -> Iterator[Finding]:
     try:
         configs.check_inputs(config)
-        launch.check_packages()
+        command.check_packages()
     except UsageError as error:
         yield Finding("error", "inputs", error.message, error.hint)
         return

@@ -13,6 +13,7 @@ from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run, busy
+from leviathan_train.run.records import Ending
 from leviathan_train.system.files import read_json, sync_folder
 
 
@@ -93,9 +94,9 @@ def _gone_on_from(run: Run, named: Path, known: list[Checkpoint]) -> int | None:
     """The step that training has reached since it obeyed the config's checkpoint."""
     for session in reversed(run.sessions()):
         launch = session.launch
-        if launch.get("resume_from_config") != str(named):
+        if launch.resume_from_config != str(named):
             continue
-        step = launch.get("resume_step")
+        step = launch.resume_step
         newest = checkpoints.latest(known)
         if step is not None and newest and newest.step > step:
             return newest.step
@@ -152,7 +153,7 @@ def finished_at(run: Run, found: Sequence[Checkpoint]) -> int | None:
     session = run.session()
     if session is not None:
         end = session.end
-        return end.step if end and end.kind == "finished" else None
+        return end.step if end and end.kind is Ending.FINISHED else None
     # Plain Axolotl: the last checkpoint is of the last step, and the final adapter is there.
     newest = checkpoints.latest(list(found))
     final = any(run.path.glob("adapter_model.*")) or any(run.path.glob("model*.safetensors"))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from leviathan_train.errors import UsageError
-from leviathan_train.run.folder import End
+from leviathan_train.run.records import Cause, End, Ending
 
 END_OF_TIME = "the end of its time"
+"""How a deadline is named to people."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,8 @@ class Window:
         return begin if begin > now else begin + timedelta(days=1)
 
 
-def is_config_fault(end: End) -> bool:
-    """Whether Axolotl refused the config before training could begin."""
-    return end.step is None and bool(re.match(r"ValidationError|.*validation error for ", end.why))
+NOT_WORTH_A_RESTART = frozenset({Cause.CONFIG, Cause.UPSTREAM, Cause.PLUGIN})
+"""Faults that the next start would meet again."""
 
 
 def supervise(
@@ -91,17 +90,19 @@ def supervise(
                 rest = False
                 opens = window.opens(now())
                 if until and opens.timestamp() >= until:
-                    return last or End("stopped", None, None, END_OF_TIME, time.time())
+                    return last or End(
+                        Ending.STOPPED, None, None, END_OF_TIME, time.time(), Cause.DEADLINE
+                    )
                 tell(f"Outside the window; waiting until {opens:%Y-%m-%d %H:%M}.")
                 if ended := wait(opens.timestamp()):
                     return ended
                 continue
             deadline = min(closes.timestamp(), until or closes.timestamp())
         last = end = start(deadline)
-        if window and END_OF_TIME in end.why and (until is None or time.time() < until - 60):
+        if window and end.cause is Cause.DEADLINE and (until is None or time.time() < until - 60):
             rest = True
             continue
-        if end.kind != "crashed" or max_restarts == 0 or is_config_fault(end):
+        if end.kind is not Ending.CRASHED or not max_restarts or end.cause in NOT_WORTH_A_RESTART:
             return end
         step = end.step or 0
         restarts = 1 if step > reached else restarts + 1

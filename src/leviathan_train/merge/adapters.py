@@ -199,9 +199,9 @@ def config_of(run: Run) -> Config | None:
     """The config that the run was last started with, as it is now; None if it is gone."""
     for session in reversed(run.sessions()):
         launch = session.launch
-        if name := launch.get("config"):
+        if launch.config:
             with contextlib.suppress(LeviathanError):
-                return configs.load(Path(launch.get("cwd") or ".") / str(name))
+                return configs.load(Path(launch.cwd or ".") / launch.config)
     return None
 
 
@@ -216,7 +216,7 @@ def find_base(name: str, run: Run, revision: str | None = None) -> Path:
     if not configs.is_local(name):
         return _sound(_from_hub(name, revision))
     session = run.session()
-    started_in = Path(session.launch.get("cwd") or ".") if session else Path()
+    started_in = Path(session.launch.cwd or ".") if session else Path()
     for folder in (Path(name).expanduser(), started_in / name):
         if (folder / "config.json").is_file():
             return _sound(folder)

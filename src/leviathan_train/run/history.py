@@ -1,55 +1,67 @@
-"""The sessions of a run: when, how far, why each ended, and whether it went on smoothly."""
+"""The sessions of a run: when, how far, why each ended, and whether the loss continued."""
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 
-from leviathan_train.run.folder import Run, Session
-from leviathan_train.system.files import read_json
-from leviathan_train.ui.values import Value, begun, finite
-
-_LOSS = re.compile(r"^Step \d+: loss=([-+\d.einfa]+)", re.M)
-
-
-def history(run: Run) -> Value:
-    """All sessions, oldest first. Times in seconds since the epoch."""
-    return {"run": run.name, "sessions": [_row(session) for session in run.sessions()]}
+from leviathan_train.run import liveness, metrics
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import End, Launch, Verdict
+from leviathan_train.run.session import Session
 
 
-def _row(session: Session) -> Value:
-    launch, begin, end, status = session.launch, begun(session), session.end, session.status
-    verdict = read_json(session.path / "seam.json") or {}
-    first = begin.get("first_step")
+@dataclass(frozen=True)
+class Past:
+    """How one session went. Steps, seconds, and losses.
+
+    Attributes:
+        end: None if it was not recorded.
+        training: whether the session is still going on.
+        first_step: the step it began at; None if training never began, as then `last_step`.
+        seconds: from its first step to its end, or to its last sign of life.
+    """
+
+    session: Session
+    launch: Launch
+    end: End | None
+    training: bool
+    first_step: int | None
+    last_step: int | None
+    first_loss: float | None
+    last_loss: float | None
+    seconds: float | None
+    verdict: Verdict | None
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Over the whole session, saves and evaluations included."""
+        if self.first_step is None or self.last_step is None or not self.seconds:
+            return None
+        steps = self.last_step - self.first_step
+        return steps / self.seconds if steps and self.seconds > 0 else None
+
+
+def history(run: Run) -> list[Past]:
+    """All sessions, oldest first."""
+    return [_past(session) for session in run.sessions()]
+
+
+def _past(session: Session) -> Past:
+    begin, end, status = session.begin, session.end, session.status
     last = end.step if end and end.step is not None else (status.step if status else None)
-    ended = end.at if end else None
-    if first is None:
-        last = None
-    steps = last - first if first is not None and last is not None else 0
-    seconds = (ended or (status.updated if status else 0)) - begin.get("at", 0) if begin else 0
-    losses = _losses(session)
-    return {
-        "session": session.id,
-        "started": launch.get("started"),
-        "ended": ended,
-        "end": end.kind if end else ("training" if session.alive() else "lost"),
-        "why": end.why if end else None,
-        "first_step": first,
-        "last_step": last,
-        "first_loss": finite(losses[0]) if losses else None,
-        "last_loss": finite(losses[-1]) if losses else None,
-        "verdict": verdict.get("word"),
-        "cause": verdict.get("cause"),
-        "hours": seconds / 3600 if seconds else None,
-        "steps_per_second": steps / seconds if steps and seconds > 0 else None,
-        "resumed_from": launch.get("resume_from"),
-        "log": str(session.log),
-    }
-
-
-def _losses(session: Session) -> list[float]:
-    """The losses that a session logged, oldest first."""
-    try:
-        text = session.screen_file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [float(loss) for loss in _LOSS.findall(text)]
+    heard = end.at if end else (status.updated if status else 0.0)
+    losses = [
+        found.values["loss"] for found in metrics.of_session(session) if "loss" in found.values
+    ]
+    return Past(
+        session=session,
+        launch=session.launch,
+        end=end,
+        training=end is None and liveness.alive(session),
+        first_step=begin.first_step if begin else None,
+        last_step=last if begin else None,
+        first_loss=losses[0] if losses else None,
+        last_loss=losses[-1] if losses else None,
+        seconds=max(0.0, heard - begin.at) if begin else None,
+        verdict=session.verdict,
+    )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = ".tmp"
+"""How the name of a file ends until it is whole."""
 
 
 def read_json(path: Path) -> Any:
@@ -17,7 +21,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -28,10 +32,32 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
         durable: also survive a power cut: fsync the file before the rename and the
             folder after it.
     """
+    _write(path, text, os.replace, durable=durable)
+
+
+def write_once(path: Path, value: Any) -> bool:
+    """Write `value` as JSON, durably, unless `path` is there already; whether it was written.
+
+    Of several writers at once the file system lets one win (`link` refuses a name that is
+    taken), and a reader never sees half of it.
+    """
+    try:
+        _write(path, _json(value), _link, durable=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _link(temporary: str, path: Path) -> None:
+    os.link(temporary, path)
+    os.unlink(temporary)
+
+
+def _write(path: Path, text: str, publish: Callable[[str, Path], None], *, durable: bool) -> None:
     import tempfile  # 5 ms that reading commands are spared
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(text)
@@ -39,7 +65,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
             os.fchmod(stream.fileno(), 0o644)
             if durable:
                 os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        publish(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -50,7 +76,11 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Replace `path` by `value` as JSON; see `write_text`."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n", durable=durable)
+    write_text(path, _json(value), durable=durable)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def sync_file(path: Path) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,38 +76,45 @@ def of_session(session: Path) -> list[int]:
 
     Finds what a record cannot: data workers, ranks, and orphans whose parent has died.
     """
-    wanted = f"{SESSION_ENV}={session}".encode()
-    found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
+    return [pid for pid, carried in _carriers() if carried == str(session)]
+
+
+def below_sessions(folder: Path) -> list[int]:
+    """The same for every session whose folder lies in `folder`; this one's ancestors left out."""
+    import psutil
+
+    ours = {parent.pid for parent in psutil.Process().parents()}
+    found = [pid for pid, carried in _carriers() if os.path.dirname(carried) == str(folder)]
+    return [pid for pid in found if pid not in ours]
+
+
+def _carriers() -> Iterator[tuple[int, str]]:
+    """Pid of each live process that belongs to a session, and the session's folder."""
+    import psutil
+
+    for process in psutil.process_iter():
         try:
-            environment = Path(f"/proc/{entry}/environ").read_bytes()
-        except OSError:
+            carried = process.environ().get(SESSION_ENV)
+            if carried and process.pid != os.getpid() and _start_time(process.pid):
+                yield process.pid, carried
+        except (psutil.Error, OSError, UnicodeDecodeError):
             continue
-        if wanted in environment.split(b"\0") and _start_time(int(entry)):
-            found.append(int(entry))
-    return found
 
 
 def descendants(pid: int) -> list[int]:
     """Pids of the live children of `pid` and of theirs."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = _stat(int(entry))
-            except OSError:
-                continue
-            parent = int(stat.rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry))
-    found: list[int] = []
-    queue = [pid]
-    while queue:
-        for child in children.get(queue.pop(), []):
-            found.append(child)
-            queue.append(child)
-    return found
+    import psutil
+
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return [child.pid for child in children if _start_time(child.pid)]
+
+
+def any_alive(pids: Iterable[int]) -> bool:
+    """Whether one of `pids` lives; a zombie does not."""
+    return any(_start_time(pid) for pid in pids)
 
 
 def kill(pids: Iterable[int]) -> None:
@@ -117,6 +124,11 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+def wait_gone(pids: Iterable[int], seconds: float) -> bool:
+    """Wait at most `seconds` until none of `pids` lives; whether it came true."""
+    return wait_until(lambda: not any_alive(pids), seconds, poll=0.02)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, *, poll: float = 0.1) -> bool:

@@ -26,7 +26,8 @@ from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Facts, Seal
 from leviathan_train.config.load import Config, input_facts, redact, secrets
 from leviathan_train.errors import LeviathanError
-from leviathan_train.run.folder import End, Run
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Cause, End, Ending, Phase
 from leviathan_train.system.files import read_json, write_json
 from leviathan_train.trainer import restore
 from leviathan_train.trainer.process import Life, leave_process
@@ -102,7 +103,7 @@ class LeviathanCallback(TrainerCallback):
 
     def _resumed_checkpoint(self) -> Path | None:
         named = self.cfg.resume_from_checkpoint
-        expected = self.life.session.launch.get("resume_step")
+        expected = self.life.session.launch.resume_step
         if not named:
             if expected is not None:
                 raise LeviathanError(
@@ -147,19 +148,19 @@ class LeviathanCallback(TrainerCallback):
             if self.life.rank == 0:
                 checkpoints.unseal(path)
                 self.life.run.begin_save(path.name)
-            self.life.phase("saving")
+            self.life.phase(Phase.SAVING)
             began = time.monotonic()
             try:
                 return original(model, trial, **kwargs)
             finally:
                 self.saved_at = time.monotonic()
-                deadline = self.life.watch.deadline
+                deadline = self.life.listener.deadline
                 deadline.save_seconds = max(deadline.save_seconds, self.saved_at - began)
 
         self.trainer._save_checkpoint = save
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        watch = self.life.watch
+        watch = self.life.listener
         if self.life.world_size > 1 and dist.is_initialized():
             self.group = dist.new_group(backend="gloo")
         seal = self.resumed_seal
@@ -177,13 +178,13 @@ class LeviathanCallback(TrainerCallback):
         watch.may_leave = False
         if seal and seal.trainer.get("evaluation_owed"):
             self._make_up_evaluation()
-        self.life.phase("evaluating" if args.eval_on_start else "training")
+        self.life.phase(Phase.EVALUATING if args.eval_on_start else Phase.TRAINING)
         self.began = self.saved_at = time.monotonic()
         self.step_began = time.perf_counter()
 
     def _restore(self, checkpoint: Path, state: Any) -> None:
         life, trainer, seal = self.life, self.trainer, self.resumed_seal
-        expected = life.session.launch.get("resume_step")
+        expected = life.session.launch.resume_step
         if expected is not None and state.global_step != expected:
             raise LeviathanError(
                 f"The trainer stands at step {state.global_step} instead of {expected}."
@@ -213,13 +214,13 @@ class LeviathanCallback(TrainerCallback):
             if len(sums) == life.world_size:
                 restore.set_loss_sums(trainer, sums[life.rank])
             self.trained_before = seal.seconds_trained
-        life.watch.last_checkpoint = checkpoint.name
-        life.watch.tell(last_checkpoint=checkpoint.name)
+        life.listener.last_checkpoint = checkpoint.name
+        life.listener.tell(last_checkpoint=checkpoint.name)
 
     def _make_up_evaluation(self) -> None:
         """The evaluation that a pause broke off, so that the log has no gap."""
         self.evaluation_owed = True
-        self.life.phase("evaluating")
+        self.life.phase(Phase.EVALUATING)
         trainer = self.trainer
         metrics = trainer._evaluate(None, None)
         trainer._determine_best_metric(metrics=metrics, trial=None)
@@ -270,26 +271,28 @@ class LeviathanCallback(TrainerCallback):
         elif save:
             control.should_save = True
         if control.should_evaluate:
-            self.life.phase("evaluating")
+            self.life.phase(Phase.EVALUATING)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.pausing:
             control.should_save = True
         if control.should_evaluate:
-            self.life.phase("evaluating")
+            self.life.phase(Phase.EVALUATING)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A pause breaks an evaluation off; its first batch is drawn, so that the RNG is too."""
         if self.pausing or self._agree()[0]:
             if state.global_step == 0:
-                pause = self.life.watch.pause
+                pause = self.life.listener.heard.pause
                 why = pause.by if pause else "another rank"
-                self.life.leave_early(End("stopped", None, None, why, time.time()))
+                self.life.leave_early(
+                    End(Ending.STOPPED, None, None, why, time.time(), Cause.PERSON)
+                )
             self.evaluation_owed = True
             self._save_and_leave()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.life.phase("training")
+        self.life.phase(Phase.TRAINING)
         self.step_began = time.perf_counter()
 
     def on_log(
@@ -305,7 +308,7 @@ class LeviathanCallback(TrainerCallback):
             if key in logs
         }
         memory = gpu_memory()
-        self.life.watch.tell(**known, gpu_memory_bytes=memory)
+        self.life.listener.tell(**known, gpu_memory_bytes=memory)
         if self.seam and "loss" in logs:
             self.seam.add({**logs, "step": state.global_step}, memory)
             self._judge_seam(self.seam)
@@ -328,14 +331,14 @@ class LeviathanCallback(TrainerCallback):
             self.pausing = True
         if self.pausing:
             self._leave()
-        self.life.watch.save = False
-        self.life.phase("training")
+        self.life.listener.heard.saves.clear()
+        self.life.phase(Phase.TRAINING)
         self.step_began = time.perf_counter()
 
     def _measure(self, seconds: float, step: int) -> None:
         """Note a step's time; runs in every step, so the rest is left to `_describe`."""
         self.mean_seconds += (seconds - self.mean_seconds) * (0.05 if self.mean_seconds else 1.0)
-        watch = self.life.watch
+        watch = self.life.listener
         watch.last_step = step
         watch.deadline.step_seconds = max(seconds, 0.99 * watch.deadline.step_seconds)
 
@@ -362,9 +365,11 @@ class LeviathanCallback(TrainerCallback):
 
     def _agree(self) -> tuple[bool, bool]:
         """Whether any rank was asked to pause, and whether to save now: the same on all ranks."""
-        watch, minutes = self.life.watch, self.cfg.leviathan_save_minutes
-        pause = watch.pause is not None
-        save = watch.save or bool(minutes and time.monotonic() - self.saved_at > minutes * 60)
+        watch, minutes = self.life.listener, self.cfg.leviathan_save_minutes
+        pause = watch.heard.pause is not None
+        save = bool(watch.heard.saves) or bool(
+            minutes and time.monotonic() - self.saved_at > minutes * 60
+        )
         if self.group is None:
             return pause, save
         flags = torch.tensor([int(pause), int(save)], dtype=torch.int32)
@@ -418,13 +423,14 @@ class LeviathanCallback(TrainerCallback):
                 raise LeviathanError(f"{path} was not written as it should be: {found.reason}.")
             life.say(f"Checkpoint saved to {life.shown / path.name}")
             life.say("Training stopped gracefully.")
-            why = life.watch.pause.by if life.watch.pause else "another rank"
-            life.session.close(End("paused", step, path.name, why, time.time()))
+            why = pause.by if (pause := life.listener.heard.pause) else "another rank"
+            cause = pause.cause if pause else Cause.UNKNOWN
+            life.session.close(End(Ending.PAUSED, step, path.name, why, time.time(), cause))
         self._barrier()
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer:
                 callback.tb_writer.close()
-        life.watch.close()
+        life.listener.close()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
         leave_process()
@@ -436,8 +442,10 @@ class LeviathanCallback(TrainerCallback):
         hide_secrets(life.run.path / "README.md", secrets(self.config.values))
         if self.cfg.adapter:
             keep_final(life.run)
-        last = life.watch.last_checkpoint
-        life.session.close(End("finished", step, last, "training ended by itself", time.time()))
+        last = life.listener.last_checkpoint
+        life.session.close(
+            End(Ending.FINISHED, step, last, "training ended by itself", time.time(), Cause.DONE)
+        )
         life.say(f"Training finished at step {step}.")
 
     def _gather(self, value: list[float]) -> list[list[float]]:

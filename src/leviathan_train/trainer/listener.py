@@ -1,7 +1,7 @@
 """The part of the trainer that never sleeps: requests, deadlines, and the live status.
 
-It runs in a thread of the trainer's process, so that it is heard while the main thread
-sits in C code, and needs nothing but the standard library.
+It runs in a thread of the trainer's process, so that it hears while the main thread sits in
+C code, and needs nothing but the standard library. An error in it is counted and survived.
 """
 
 from __future__ import annotations
@@ -10,67 +10,94 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from leviathan_train.errors import LeviathanError
-from leviathan_train.launch.schedule import END_OF_TIME
-from leviathan_train.run.folder import (
+from leviathan_train.run.records import (
     PAUSE_GRACE,
     TERM_GRACE,
+    Answer,
+    Cause,
     End,
+    Ending,
     Request,
-    Session,
+    RequestKind,
     Status,
 )
+from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process
 
+END_OF_TIME = "the end of its time"
 _POLL = 0.2
 _STATUS_EVERY = 1.0
 _HEARTBEAT_EVERY = 10.0
+_TOLD_ERRORS = 5
+"""So many errors of the listener are written to the log; all of them are counted."""
 
 
 @dataclass
 class Deadline:
-    """The end of this session's time on the GPU, and what leaving takes.
+    """The end of this session's time on the GPU, and what leaving takes. Seconds.
 
     Attributes:
-        at: seconds since the epoch; None if there is none.
+        at: on the wall clock, since the epoch; None if there is none.
+        monotonic_at: on the clock that nobody sets, for a time that was given as a span.
         step_seconds: longest time a step lately took.
         save_seconds: longest time a save lately took.
     """
 
     at: float | None = None
+    monotonic_at: float | None = None
     step_seconds: float = 0.0
     save_seconds: float = 0.0
 
-    def due(self, now: float) -> bool:
+    def due(self, now: float, monotonic: float) -> bool:
         """Whether the request must go out now, for a step and a save to be done in time."""
-        if self.at is None:
-            return False
-        return now >= self.at - 1.5 * (self.step_seconds + self.save_seconds) - 2.0
+        # A half more than was measured, for a step that is just longer, and two seconds
+        # for the process to end.
+        lead = 1.5 * (self.step_seconds + self.save_seconds) + 2.0
+        by_wall = self.at is not None and now >= self.at - lead
+        return by_wall or (self.monotonic_at is not None and monotonic >= self.monotonic_at - lead)
 
 
-class Watch:
-    """Listens for requests and tells the trainer's main thread by two flags.
+@dataclass
+class Heard:
+    """What was asked of this process so far; written by the listener, read by the callbacks.
 
     Attributes:
-        pause: the request to save and end, once one was heard.
-        save: whether a save was asked for; the trainer clears it.
-        status: what is told to other processes; the trainer replaces it.
+        pause: the first request to save and end.
+        kill_at: when a trainer that has not obeyed is killed, on the monotonic clock; of
+            several pauses the soonest counts.
+        saves: names of the requests to save that wait for a checkpoint.
+    """
+
+    pause: Request | None = None
+    kill_at: float | None = None
+    saves: set[str] = field(default_factory=set)
+
+
+class Listener:
+    """Listens for requests and tells the trainer's main thread through `heard`.
+
+    Attributes:
+        status: what is told to other processes; change it by `tell`.
         may_leave: whether there is no step to save yet, so that a pause ends the
             process at once instead of waiting for a step's end.
         describe: what the status says of the moment, asked for when it is written.
+        last_step, last_checkpoint: what an end that this thread records says.
 
     Args:
         session: the session of this process.
         rank: this process's rank; rank 0 writes the status and answers requests.
-        leave: called from the watching thread to end the process; must not return.
+        leave: called from the listening thread to end the process; must not return.
+        clock: the monotonic clock, in seconds.
     """
 
     def __init__(
@@ -80,33 +107,37 @@ class Watch:
         status: Status,
         deadline: Deadline,
         leave: Callable[[End], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session = session
         self.rank = rank
         self.status = status
         self.deadline = deadline
-        self.pause: Request | None = None
-        self.save = False
+        self.heard = Heard()
         self.may_leave = True
-        self.describe: Callable[[], dict[str, Any]] = dict
+        self.describe: Callable[[], Mapping[str, Any]] = dict
         self.last_step: int | None = None
         self.last_checkpoint: str | None = None
+        self.errors = 0
         self._leave = leave
+        self._clock = clock
         self._parent = os.getppid()
-        self._has_launcher = bool(session.launch.get("cli"))
+        self._has_launcher = session.launch.cli
+        self._known: set[str] = set()
         self._written: Status | None = None
-        self._written_at = 0.0
-        self._asked = 0.0
+        self._written_at = -_HEARTBEAT_EVERY
         self._lock = threading.Lock()
         self._wake, self._woken = socket.socketpair()
         self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leviathan-listener", daemon=True)
 
     def start(self) -> None:
-        """Take over the signals (main thread only) and begin to watch."""
+        """Take over the signals (main thread only) and begin to listen."""
         self._wake.setblocking(False)
         self._woken.settimeout(_POLL)
         self.take_signals()
-        threading.Thread(target=self._run, name="leviathan-watch", daemon=True).start()
+        self._thread.start()
 
     def take_signals(self) -> None:
         """Make SIGINT and SIGTERM requests, and outlive a closed terminal."""
@@ -116,94 +147,132 @@ class Watch:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
 
     def close(self) -> None:
-        """Stop watching; requests and deadlines are no longer heard."""
+        """Stop listening; requests and deadlines are no longer heard."""
         self._closed.set()
         self.write_status(force=True)
 
+    def is_deaf(self) -> bool:
+        """Whether the thread died, so that nothing that is asked would be heard any more."""
+        return not self._thread.is_alive() and not self._closed.is_set()
+
     def tell(self, **changes: Any) -> None:
-        """Change what the status says; written within a second by the watching thread."""
+        """Change what the status says; written within a second by the listening thread."""
         with self._lock:
             self.status = replace(self.status, **changes)
 
     def write_status(self, *, force: bool = False) -> None:
         """Write the status if it is this rank's part and something is new."""
-        now = time.time()
         if self.rank != 0:
             return
+        now = self._clock()
         with self._lock:
-            status = self.status
             if not force and now - self._written_at < _STATUS_EVERY:
                 return
-            status = replace(status, **self.describe())
-            if not force and status == self._written and now - self._written_at < _HEARTBEAT_EVERY:
+            status = replace(self.status, listener_errors=self.errors, **self._described())
+            due = now - self._written_at >= _HEARTBEAT_EVERY
+            if not force and status == self._written and not due:
                 return
             self._written, self._written_at = status, now
             with contextlib.suppress(OSError):  # a full disk must not end the training
-                write_json(self.session.status_file, asdict(replace(status, updated=now)))
+                told = replace(status, updated=time.time())
+                write_json(self.session.status_file, asdict(told))
 
-    def ask_pause(self, by: str, grace: float) -> None:
-        """Ask for a pause as if from outside; all ranks hear it through the request's file."""
-        request = Request("pause", by, time.time(), grace)
+    def _described(self) -> Mapping[str, Any]:
+        try:
+            return self.describe()
+        except Exception as error:  # the heartbeat goes on
+            self._survive(error)
+            return {}
+
+    def ask_pause(self, by: str, grace: float, cause: Cause) -> None:
+        """Ask for a pause as if from outside; all ranks hear it through the queue."""
+        request = Request(RequestKind.PAUSE, by, time.time(), grace, cause)
         with contextlib.suppress(OSError):
-            request = self.session.ask("pause", by, grace)
-        self._hear(request)
+            self._known.add(self.session.requests.put(request))
+        self.hear("", request)
+
+    def hear(self, name: str, request: Request) -> None:
+        """Act on a request. A pause stands whatever comes after it; the sooner deadline wins."""
+        if request.kind is RequestKind.KILL:
+            self.kill(request.by, request.cause)
+        elif request.kind is RequestKind.SAVE:
+            if self.rank == 0:  # the other ranks learn of it at the next step's end
+                self.heard.saves.add(name)
+        else:
+            kill_at = self._clock() + request.grace
+            self.heard.kill_at = min(kill_at, self.heard.kill_at or kill_at)
+            self.heard.pause = self.heard.pause or request
+
+    def saved(self, checkpoint: str, names: set[str]) -> None:
+        """Answer the requests to save that a sealed checkpoint fulfils."""
+        self.last_checkpoint = checkpoint
+        now = time.time()
+        self.tell(last_checkpoint=checkpoint, last_checkpoint_at=now)
+        for name in names:
+            self.session.requests.resolve(name, Answer(checkpoint, now))
+        self.heard.saves -= names
 
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                heard = self._woken.recv(64)
-            except TimeoutError:
-                heard = b""
-            except OSError:
-                return
-            if signal.SIGTERM in heard:
-                self.ask_pause("SIGTERM", TERM_GRACE)
-            elif signal.SIGINT in heard:
-                self.ask_pause("SIGINT", PAUSE_GRACE)
-            self._look()
+                self._turn()
+            except Exception as error:
+                self._survive(error)
+                time.sleep(_POLL)
 
-    def _look(self) -> None:
-        now = time.time()
-        if asked := self._new_request():
-            self._hear(asked)
-        if self._has_launcher and os.getppid() != self._parent and self.pause is None:
-            self.ask_pause("the launcher's end", TERM_GRACE)
-        if self.deadline.due(now) and self.pause is None:
-            self.ask_pause(END_OF_TIME, PAUSE_GRACE)
-        if self.pause:
-            if self.may_leave:
-                self._leave(End("stopped", None, None, self.pause.by, now))
-            if now > self.pause.at + self.pause.grace:
-                self.end_hard(f"no step ended within {self.pause.grace:.0f} s of {self.pause.by}")
+    def _survive(self, error: Exception) -> None:
+        self.errors += 1
+        if self.errors <= _TOLD_ERRORS:
+            with contextlib.suppress(Exception):
+                print(f"leviathan: listener: {error!r}", file=sys.stderr, flush=True)
+
+    def _turn(self) -> None:
+        """Wait for a signal, at most `_POLL` seconds, then look at all else."""
+        try:
+            signals = self._woken.recv(64)
+        except TimeoutError:
+            signals = b""
+        if signal.SIGTERM in signals:
+            self.ask_pause("SIGTERM", TERM_GRACE, Cause.SIGNAL)
+        elif signal.SIGINT in signals:
+            self.ask_pause("SIGINT", PAUSE_GRACE, Cause.PERSON)
+        self._hear_requests()
+        if self._has_launcher and os.getppid() != self._parent and self.heard.pause is None:
+            self.ask_pause("the launcher's end", TERM_GRACE, Cause.SIGNAL)
+        due = self.rank == 0 and self.deadline.due(time.time(), self._clock())
+        if due and self.heard.pause is None:
+            self.ask_pause(END_OF_TIME, PAUSE_GRACE, Cause.DEADLINE)
+        self._obey()
         self.write_status()
 
-    def _new_request(self) -> Request | None:
-        try:
-            changed = self.session.request_file.stat().st_mtime_ns
-        except OSError:
-            return None
-        if changed == self._asked:
-            return None
-        self._asked = changed
-        return self.session.request
+    def _hear_requests(self) -> None:
+        queue = self.session.requests
+        for name in queue.names():
+            if name in self._known:
+                continue
+            request = queue.read(name)
+            if request is None:
+                continue  # not to be read now; looked at again
+            self._known.add(name)
+            if self.rank == 0:
+                queue.take(name)
+            self.hear(name, request)
 
-    def _hear(self, request: Request) -> None:
-        if request.kind == "kill":
-            self.end_hard(request.by)
-        elif request.kind == "save":
-            if self.rank == 0:  # the other ranks learn of it at the next step's end
-                self.save = True
-                with contextlib.suppress(OSError):
-                    self.session.request_file.unlink()
-        else:
-            self.pause = request
+    def _obey(self) -> None:
+        pause, kill_at = self.heard.pause, self.heard.kill_at
+        if pause is None or kill_at is None:
+            return
+        if self.may_leave:
+            now = time.time()
+            self._leave(End(Ending.STOPPED, None, None, pause.by, now, pause.cause))
+        if self._clock() > kill_at:
+            self.kill(f"no step ended within {pause.grace:.0f} s of {pause.by}", Cause.HUNG)
 
-    def end_hard(self, why: str) -> None:
+    def kill(self, why: str, cause: Cause) -> None:
         """End this process and its children at once; the last sealed checkpoint remains."""
+        end = End(Ending.KILLED, self.last_step, self.last_checkpoint, why, time.time(), cause)
         with contextlib.suppress(OSError):
-            self.session.close(
-                End("killed", self.last_step, self.last_checkpoint, why, time.time())
-            )
+            self.session.close(end)
         processes.kill(processes.descendants(os.getpid()))
         processes.kill([os.getpid()])
 

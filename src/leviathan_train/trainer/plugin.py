@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from leviathan_train.config import changes
 from leviathan_train.config.load import Config, input_facts
+from leviathan_train.run.records import Phase
 from leviathan_train.system import processes
 from leviathan_train.trainer import prepared, restore
 from leviathan_train.trainer.callback import LeviathanCallback
@@ -72,14 +73,12 @@ class LeviathanPlugin(BasePlugin):
         """Only `train` gets here without `preprocess`."""
         if not preprocess:
             life = self._begin(cfg)
-            life.phase("data")
+            life.phase(Phase.DATA)
             if life.rank == 0:
                 prepared.discard_half_prepared(cfg)
             facts = input_facts(Config(Path(self.config_path), self.raw))["data"]
             resumed = bool(cfg.resume_from_checkpoint)
-            if life.session.launch.get("prepare_anew") or (
-                not resumed and prepared.is_stale(cfg, facts)
-            ):
+            if life.session.launch.prepare_anew or (not resumed and prepared.is_stale(cfg, facts)):
                 # As `axolotl preprocess` does: the rows are made anew and replace the old.
                 self.reset_preprocess, cfg.is_preprocess = True, True
             if life.rank == 0 and not (resumed and not self.reset_preprocess):
@@ -89,7 +88,7 @@ class LeviathanPlugin(BasePlugin):
         if self.reset_preprocess:
             cfg.is_preprocess = None
         if self.life:
-            self.life.phase("model")
+            self.life.phase(Phase.MODEL)
 
     def create_lr_scheduler(
         self, cfg: Any, trainer: Any, optimizer: Any, num_training_steps: int
@@ -119,11 +118,11 @@ class LeviathanPlugin(BasePlugin):
         if self.life is None or self.callback is None:
             return
         if self.ended == 1:
-            self.life.phase("final")
+            self.life.phase(Phase.FINAL)
         elif self.life.rank == 0:
             self.callback.finish()
         if self.ended == 2:
-            self.life.watch.close()
+            self.life.listener.close()
 
     def _begin(self, cfg: Any) -> Life:
         if self.life is None:

@@ -18,11 +18,13 @@ import torch.distributed as dist
 
 from leviathan_train.config.load import redact
 from leviathan_train.errors import LeviathanError
-from leviathan_train.run.folder import End, Phase, Run, Session, Status
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Status
+from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.trainer import trackers
-from leviathan_train.trainer.listener import Deadline, Watch, join
+from leviathan_train.trainer.listener import Deadline, Listener, join
 
 
 class Life:
@@ -41,14 +43,14 @@ class Life:
         join(self.session, self.rank)
         launch = self.session.launch
         if self.rank == 0:
-            resumed = bool(cfg.get("resume_from_checkpoint")) and not launch.get("branched")
+            resumed = bool(cfg.get("resume_from_checkpoint")) and not launch.branched
             os.environ.update(trackers.environment(self.run, cfg, resumed=resumed))
-        self._has_screen = bool(launch.get("cli"))
-        status = Status(str(self.shown), "starting", os.getpid(), processes.hostname())
-        deadline = Deadline(at=launch.get("until"))
-        self.watch = Watch(self.session, self.rank, status, deadline, self.leave_early)
-        self.watch.start()
-        self.watch.write_status(force=True)
+        self._has_screen = launch.cli
+        status = Status(str(self.shown), Phase.STARTING, os.getpid(), processes.hostname())
+        deadline = Deadline(at=launch.until)
+        self.listener = Listener(self.session, self.rank, status, deadline, self.leave_early)
+        self.listener.start()
+        self.listener.write_status(force=True)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
         self._hook = sys.excepthook
@@ -59,12 +61,11 @@ class Life:
             return Session(Path(named))
         if self.rank == 0:
             session = self.run.open_session(
-                {
-                    "config": str(cfg.get("axolotl_config_path") or ""),
-                    "cli": False,
-                    "resume_from": cfg.get("resume_from_checkpoint"),
-                    "cwd": os.getcwd(),
-                },
+                Launch(
+                    config=str(cfg.get("axolotl_config_path") or ""),
+                    resume_from=cfg.get("resume_from_checkpoint"),
+                    cwd=os.getcwd(),
+                ),
                 role="rank0",
             )
             os.environ[processes.SESSION_ENV] = str(session.path)
@@ -77,8 +78,8 @@ class Life:
 
     def phase(self, phase: Phase) -> None:
         """Tell what the trainer is doing now."""
-        self.watch.tell(phase=phase)
-        self.watch.write_status(force=True)
+        self.listener.tell(phase=phase)
+        self.listener.write_status(force=True)
 
     def say(self, line: str) -> None:
         """Tell the user a line: in the log, and on the screen that follows it."""
@@ -121,8 +122,17 @@ class Life:
         why = " ".join(f"{kind.__name__}: {error}".split())
         if isinstance(error, LeviathanError):
             why = error.message
-        watch = self.watch
-        self.session.close(End("crashed", watch.last_step, watch.last_checkpoint, why, time.time()))
+        listener = self.listener
+        self.session.close(
+            End(
+                Ending.CRASHED,
+                listener.last_step,
+                listener.last_checkpoint,
+                why,
+                time.time(),
+                Cause.FAULT,
+            )
+        )
         self._hook(kind, error, trace)
 
 

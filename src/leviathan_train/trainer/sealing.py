@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from leviathan_train.checkpoints import retention
@@ -60,10 +59,9 @@ class Sealer:
             self._error = error
 
     def _seal(self, path: Path, seal: Seal) -> None:
-        run, watch = self._life.run, self._life.watch
+        run, listener = self._life.run, self._life.listener
         checkpoints.write_seal(run, path, seal)
-        watch.last_checkpoint = path.name
-        watch.tell(last_checkpoint=path.name, last_checkpoint_at=time.time())
+        listener.saved(path.name, set(listener.heard.saves))
         if self._policy:
             in_use = {seal.facts.step: "just saved"}
             for item in retention.plan(checkpoints.scan(run), self._policy, in_use=in_use):

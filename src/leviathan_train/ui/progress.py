@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from leviathan_train.checkpoints.store import Checkpoint
     from leviathan_train.config.load import Config
     from leviathan_train.launch.resume import Offer
-    from leviathan_train.run.folder import End, Run, Status
+    from leviathan_train.run.folder import Run
+    from leviathan_train.run.records import End, Status
 
 
 class Screen:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.system.files import folder_bytes, read_json
+from leviathan_train.run import liveness
+from leviathan_train.system.files import folder_bytes
 
 if TYPE_CHECKING:  # what is read only to be listed needs none of these
     from leviathan_train.checkpoints.retention import Item
     from leviathan_train.launch import requests as control
-    from leviathan_train.run.folder import Run, Session
+    from leviathan_train.run.folder import Run
+    from leviathan_train.run.history import Past
+    from leviathan_train.run.session import Session
 
 Value = dict[str, Any]
 
@@ -147,7 +150,7 @@ def status(run: Run, found: list[Checkpoint] | None = None) -> Value:
     session = run.session()
     told = session.status if session else None
     value: Value = asdict(told) if told else {}
-    alive = session is not None and session.alive()
+    alive = session is not None and liveness.alive(session)
     end = session.end if session else None
     newest = checkpoints.latest(checkpoints.scan(run) if found is None else found)
     phase = (value.get("phase") or "starting") if alive else _resting(run, session)
@@ -172,7 +175,7 @@ def status(run: Run, found: list[Checkpoint] | None = None) -> Value:
         "last_checkpoint_at": newest.modified if newest else None,
         "session": session.id if session else None,
         "end": asdict(end) if end and not alive else None,
-        "pausing": bool(alive and session and session.request and session.request.kind == "pause"),
+        "pausing": bool(alive and session and session.asked),
     }
     shown: Value = finite(value)
     return shown
@@ -220,10 +223,30 @@ def finite(value: Any) -> Any:
     return [finite(part) for part in value] if isinstance(value, list) else value
 
 
-def begun(session: Session) -> Value:
-    """Where a session began to train; empty if it never did."""
-    value = read_json(session.path / "begin.json")
-    return value if isinstance(value, dict) else {}
+def history(run: Run, past: Sequence[Past]) -> Value:
+    """All sessions of a run, oldest first. Times in seconds since the epoch."""
+    return {"run": run.name, "sessions": [_session(one) for one in past]}
+
+
+def _session(past: Past) -> Value:
+    end, verdict = past.end, past.verdict
+    return {
+        "session": past.session.id,
+        "started": past.launch.started or None,
+        "ended": end.at if end else None,
+        "end": end.kind if end else ("training" if past.training else "lost"),
+        "why": end.why if end else None,
+        "first_step": past.first_step,
+        "last_step": past.last_step,
+        "first_loss": finite(past.first_loss),
+        "last_loss": finite(past.last_loss),
+        "verdict": verdict.word if verdict else None,
+        "cause": verdict.cause if verdict else None,
+        "hours": past.seconds / 3600 if past.seconds else None,
+        "steps_per_second": past.steps_per_second,
+        "resumed_from": past.launch.resume_from,
+        "log": str(past.session.log),
+    }
 
 
 def dumps(value: Any) -> str:

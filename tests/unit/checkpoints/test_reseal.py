@@ -14,7 +14,8 @@ from leviathan_train.checkpoints import reseal, seal
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import SEAL, Checkpoint
 from leviathan_train.errors import LeviathanError
-from leviathan_train.run.folder import Run, Status
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Launch, Phase, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from support import shapes
@@ -88,8 +89,8 @@ def test_a_checkpoint_of_another_step_is_refused(tmp_path: Path) -> None:
 def test_what_a_training_may_be_writing_is_refused(tmp_path: Path) -> None:
     path = shapes.make(tmp_path, 100)
     run = Run(tmp_path)
-    session = run.open_session({}, role="rank0")
-    status = Status("run", "saving", os.getpid(), processes.hostname(), updated=time.time())
+    session = run.open_session(Launch(), role="rank0")
+    status = Status("run", Phase.SAVING, os.getpid(), processes.hostname(), updated=time.time())
     write_json(session.status_file, asdict(status))
     with pytest.raises(LeviathanError, match="is training"):
         reseal.reseal(run, look(path))

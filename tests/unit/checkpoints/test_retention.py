@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,8 @@ from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.retention import Policy, plan
 from leviathan_train.checkpoints.store import Checkpoint, Facts
 from leviathan_train.errors import UsageError
-from leviathan_train.run.folder import Run, Status
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Launch, Phase, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from support import shapes
@@ -291,10 +293,10 @@ def test_killed_at_a_certain_call_only_whole_checkpoints_or_none_bear_the_name(
 # -- beside a training -----------------------------------------------------------------
 
 
-def live(run: Run, step: int, **launch: object) -> None:
+def live(run: Run, step: int, **launch: Any) -> None:
     """Open a session of this test's own process, which stands for the trainer."""
-    session = run.open_session(launch, role="rank0")
-    status = Status(str(run.path), "training", os.getpid(), processes.hostname(), step=step)
+    session = run.open_session(Launch(**launch), role="rank0")
+    status = Status(str(run.path), Phase.TRAINING, os.getpid(), processes.hostname(), step=step)
     write_json(session.status_file, asdict(status))
 
 
@@ -356,7 +358,8 @@ def test_no_training_starts_while_a_cleanup_deletes(tmp_path: Path) -> None:
 
     def tell(_: Checkpoint) -> None:
         code = "import sys; from pathlib import Path; from leviathan_train.run.folder import Run\n"
-        code += "Run(Path(sys.argv[1])).open_session({})"
+        code += "from leviathan_train.run.records import Launch\n"
+        code += "Run(Path(sys.argv[1])).open_session(Launch())"
         child = subprocess.Popen([sys.executable, "-c", code, str(run.path)])
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.7)

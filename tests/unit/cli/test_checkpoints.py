@@ -106,13 +106,13 @@ def test_list_names_the_fault_of_a_damaged_one_and_marks_the_best(
 
 
 def test_an_empty_run_is_told_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "logs").mkdir()
+    (tmp_path / ".leviathan").mkdir()
     assert "has no checkpoint yet" in printed(capsys, "list", tmp_path)
     assert value_of(capsys, "list", tmp_path)["checkpoints"] == []
     assert "has no checkpoint yet" in printed(capsys, "verify", tmp_path)
     assert value_of(capsys, "export", tmp_path)["log_history"] == []
     assert "0 checkpoints remaining" in printed(capsys, "cleanup", tmp_path, "--keep=2", "--yes")
-    assert not (tmp_path / ".leviathan").exists()
+    assert not list((tmp_path / ".leviathan").iterdir())
     assert leviathan("latest", tmp_path) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
 

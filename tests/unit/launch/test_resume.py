@@ -15,6 +15,7 @@ from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError
 from leviathan_train.launch import resume
 from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Launch
 from leviathan_train.system import processes
 from support import shapes
 
@@ -41,7 +42,7 @@ def test_what_a_live_training_uses_is_not_deleted_at_the_prompt(tmp_path: Path) 
     run = Run(tmp_path)
     shapes.make(tmp_path, 10)
     found = checkpoints.scan(run)
-    run.open_session({"resume_step": 10})
+    run.open_session(Launch(resume_step=10))
     with pytest.raises(LeviathanError, match="already training"):
         resume.delete_all(run, found)
     assert (tmp_path / "checkpoint-10").is_dir()
@@ -94,7 +95,7 @@ def test_a_status_with_a_gradient_that_is_no_number_is_still_json(tmp_path: Path
     from leviathan_train.ui import values as report
 
     run = Run(tmp_path)
-    session = run.open_session({"cli": True})
+    session = run.open_session(Launch(cli=True))
     told = {"run": "r", "phase": "training", "pid": 1, "host": "h", "grad_norm": float("nan")}
     session.status_file.write_text(json.dumps(told))
     assert json.loads(report.dumps(report.status(run)))["grad_norm"] is None

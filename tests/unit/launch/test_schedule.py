@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from leviathan_train.errors import UsageError
-from leviathan_train.launch.schedule import END_OF_TIME, Window, supervise
-from leviathan_train.run.folder import End, Ending
+from leviathan_train.launch.schedule import Window, supervise
+from leviathan_train.run.records import Cause, End, Ending
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Clock:
         self.time = datetime.fromtimestamp(until)
 
 
-def end(kind: Ending, step: int | None = None, why: str = "") -> End:
-    return End(kind, step, None, why, 0.0)
+def end(kind: Ending, step: int | None = None, cause: Cause = Cause.PERSON) -> End:
+    return End(kind, step, None, "", 0.0, cause)
 
 
 def test_a_window_may_pass_midnight() -> None:
@@ -53,9 +53,9 @@ def test_training_goes_on_night_after_night_until_it_is_finished() -> None:
         assert until is not None
         nights.append((clock.time, datetime.fromtimestamp(until)))
         if len(nights) == 3:
-            return end("finished", 30)
+            return end(Ending.FINISHED, 30)
         clock.time = datetime.fromtimestamp(until) - timedelta(minutes=1)
-        return end("paused", 10 * len(nights), END_OF_TIME)
+        return end(Ending.PAUSED, 10 * len(nights), Cause.DEADLINE)
 
     last = supervise(
         start, told.append, window=Window.parse("20:00-08:00"), now=clock.now, wait=clock.wait
@@ -67,9 +67,9 @@ def test_training_goes_on_night_after_night_until_it_is_finished() -> None:
 
 
 def test_who_ends_the_waiting_ends_the_window() -> None:
-    asked = end("stopped", None, "leviathan pause")
+    asked = end(Ending.STOPPED)
     last = supervise(
-        lambda until: end("finished"),
+        lambda until: end(Ending.FINISHED),
         lambda line: None,
         window=Window.parse("20:00-08:00"),
         now=Clock(datetime(2026, 3, 4, 12)).now,
@@ -85,7 +85,7 @@ def test_the_end_of_the_time_ends_the_window() -> None:
         assert until is not None
         starts.append(until)
         clock.time = datetime.fromtimestamp(until)
-        return end("paused", 5, END_OF_TIME)
+        return end(Ending.PAUSED, 5, Cause.DEADLINE)
 
     last = supervise(
         start,
@@ -102,13 +102,13 @@ def test_the_end_of_the_time_ends_the_window() -> None:
 def test_a_pause_by_a_person_ends_the_window_too() -> None:
     clock = Clock(datetime(2026, 3, 4, 22))
     last = supervise(
-        lambda until: end("paused", 5, "Ctrl+C"),
+        lambda until: end(Ending.PAUSED, 5),
         print,
         window=Window.parse("20:00-08:00"),
         now=clock.now,
         sleep=clock.sleep,
     )
-    assert last.why == "Ctrl+C"
+    assert last.cause is Cause.PERSON
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_restarts_are_counted_without_progress(
 
     def start(until: float | None) -> End:
         began.append(until)
-        return end("crashed", next(ends), "CUDA error")
+        return end(Ending.CRASHED, next(ends), Cause.FAULT)
 
     last = supervise(
         start, lambda line: None, max_restarts=allowed, now=clock.now, sleep=clock.sleep

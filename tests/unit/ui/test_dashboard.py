@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from leviathan_train.checkpoints.store import Facts, Seal, write_seal
-from leviathan_train.run.folder import End, Request, Run, Session, Status
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import End, Ending, Launch, Phase, Request, RequestKind, Status
+from leviathan_train.run.session import Session
 from leviathan_train.system.files import write_json
 from leviathan_train.system.gpu import Gpu, Nvml, used_by, visible
 from leviathan_train.ui.dashboard.chart import chart, spark
@@ -55,7 +57,7 @@ def log(session: Session, steps: range, loss: Callable[[int], float] | None = No
 
 def tell(run: Run, session: Session, **changes: Any) -> None:
     """Write the status of a trainer at step 1500 of 3525."""
-    status = Status(str(run.path), "training", os.getpid(), "a4000", 1500, 3525, 0.4255)
+    status = Status(str(run.path), Phase.TRAINING, os.getpid(), "a4000", 1500, 3525, 0.4255)
     known = {"steps_per_second": 0.271, "eta_seconds": 7472.0, "updated": time.time()}
     known |= {"next_save_step": 2000, "next_save_at": time.time() + 1000}
     write_json(session.status_file, asdict(replace(status, **(known | changes))))
@@ -73,8 +75,7 @@ def seal(run: Run, step: int) -> Path:
 
 def begin(run: Run, first_step: int = 0) -> Session:
     """A session whose command line is this process."""
-    launch = {"config": "configs/a.yaml", "cwd": os.getcwd(), "until": None}
-    session = run.open_session(launch)
+    session = run.open_session(Launch(config="configs/a.yaml", cwd=os.getcwd()))
     write_json(session.path / "begin.json", {"at": time.time(), "first_step": first_step})
     return session
 
@@ -205,7 +206,7 @@ def test_a_look_is_cheap_however_long_the_run(training: tuple[Run, Session]) -> 
 def test_the_curves_go_on_from_earlier_sessions_without_what_was_left(run: Run) -> None:
     first = begin(run)
     log(first, range(10, 301, 10))
-    first.close(End("paused", 300, "checkpoint-300", "Ctrl+C", time.time()))
+    first.close(End(Ending.PAUSED, 300, "checkpoint-300", "Ctrl+C", time.time()))
     second = begin_after(run, first, 200)
     log(second, range(210, 251, 10), lambda step: 5.0)
     now = snapshot(run)
@@ -219,7 +220,7 @@ def test_the_curves_go_on_from_earlier_sessions_without_what_was_left(run: Run) 
 
 def begin_after(run: Run, before: Session, first_step: int) -> Session:
     """A further session; the one before is over."""
-    before.close(End("paused", None, None, "Ctrl+C", time.time()))
+    before.close(End(Ending.PAUSED, None, None, "Ctrl+C", time.time()))
     (before.path / "process-cli.json").unlink()
     return begin(run, first_step)
 
@@ -228,7 +229,7 @@ def test_a_feed_follows_the_run_into_its_next_session(training: tuple[Run, Sessi
     run, session = training
     feed = Feed(run)
     feed.look()
-    session.close(End("crashed", 1500, None, "OSError: no", time.time()))
+    session.close(End(Ending.CRASHED, 1500, None, "OSError: no", time.time()))
     waiting = feed.look()
     assert waiting.phase == "crashed" and not waiting.training
     assert not waiting.over, "the command that started it lives and may start it again"
@@ -373,7 +374,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bare": {"losses": (), "eval_losses": (), "learning_rates": (), "gpus": (), "lines": ()},
     "one point": {"losses": ((5, 1.0),), "eval_losses": ((0, 2.0),), "max_steps": None, "step": 0},
-    "pausing": {"asked": Request("pause", "leviathan pause (process 15297)", NOON - 5, 300)},
+    "pausing": {"asked": Request(RequestKind.PAUSE, "leviathan pause", NOON - 5, 300)},
     "many": {"gpus": (A4000,) * 8, "until": NOON + 9000, "disk_free_bytes": 5},
     "silent": {"heard": NOON - 900, "run": "x" * 300, "target": "y" * 300},
     "wide": {
@@ -382,7 +383,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "step": 10**9,
         "max_steps": 10**9,
     },
-    "over": {"training": False, "end": End("paused", 3, None, "w" * 200, NOON), "pid": None},
+    "over": {"training": False, "end": End(Ending.PAUSED, 3, None, "w" * 200, NOON), "pid": None},
 }
 
 
@@ -408,7 +409,7 @@ CURVES = ("losses", "eval_losses", "learning_rates")
 def test_only_colours_that_show_on_light_and_on_dark(
     now: Snapshot, width: int, height: int
 ) -> None:
-    many = replace(now, asked=Request("pause", "Ctrl+C", NOON, 300), disk_free_bytes=5)
+    many = replace(now, asked=Request(RequestKind.PAUSE, "Ctrl+C", NOON, 300), disk_free_bytes=5)
     lines = [text for page in (now, many) for text in Page(page).lines(width, height)]
     styles = {str(span.style) for text in lines for span in text.spans} - {""}
     assert styles == {"bold", "cyan", "magenta", "green", "red"}
@@ -421,7 +422,7 @@ def test_a_terminal_without_braille_gets_ascii(now: Snapshot) -> None:
 
 
 def test_pausing_is_told_with_who_asked_and_the_deadline(now: Snapshot) -> None:
-    page = drawn(replace(now, asked=Request("pause", "Ctrl+C", NOON - 12, 300)), 80, 24)
+    page = drawn(replace(now, asked=Request(RequestKind.PAUSE, "Ctrl+C", NOON - 12, 300)), 80, 24)
     assert "pausing: training" in page and "Asked by Ctrl+C 12s ago; ends within 4m 48s." in page
 
 
@@ -492,22 +493,22 @@ def test_an_empty_chart_is_none_and_a_spark_keeps_the_last() -> None:
     ("end", "told", "typed"),
     [
         (
-            End("paused", 1501, "checkpoint-1501", "Ctrl+C", NOON),
+            End(Ending.PAUSED, 1501, "checkpoint-1501", "Ctrl+C", NOON),
             "paused at step 1500 of 3525 (42.6%), saved as checkpoint-1501: Ctrl+C",
             f"Go on with:  leviathan train configs/{NAME}.yaml",
         ),
         (
-            End("finished", 3525, None, "training ended by itself", NOON),
+            End(Ending.FINISHED, 3525, None, "training ended by itself", NOON),
             "finished at step 1500, loss 1.23, eval loss 1.312.",
             f"leviathan merge {NAME}",
         ),
         (
-            End("crashed", 1500, None, "CUDA out of memory.", NOON),
+            End(Ending.CRASHED, 1500, None, "CUDA out of memory.", NOON),
             "crashed at step 1500 of 3525 (42.6%): CUDA out of memory.",
             f"work/training/{NAME}/logs/training_20241112_080000.log",
         ),
         (
-            End("killed", 1500, None, "the second Ctrl+C", NOON),
+            End(Ending.KILLED, 1500, None, "the second Ctrl+C", NOON),
             "was ended hard at step 1500 of 3525 (42.6%): the second Ctrl+C.",
             "Go on from checkpoint-1500 with:  leviathan train",
         ),
@@ -526,7 +527,7 @@ def test_the_end_is_told_with_what_to_type_next(
 
 def test_a_run_before_its_first_step_and_one_never_started(now: Snapshot) -> None:
     ended = replace(now, training=False, over=True, step=0, last_checkpoint=None)
-    first, then = summary(replace(ended, end=End("stopped", None, None, "Ctrl+C", NOON)))
+    first, then = summary(replace(ended, end=End(Ending.STOPPED, None, None, "Ctrl+C", NOON)))
     assert first == f"{NAME} stopped before its first step: Ctrl+C."
     assert then.startswith("Start again with:")
     never = replace(ended, session=None, config=None, phase="empty")
@@ -580,7 +581,7 @@ def test_piped_it_prints_plain_lines_until_the_run_ends(training: tuple[Run, Ses
     tell(run, session, phase="saving", step=1501)
     second = watching.stdout.readline()
     assert "saving, step 1501" in second
-    end_session(session, End("paused", 1501, "checkpoint-1501", "Ctrl+C", time.time()))
+    end_session(session, End(Ending.PAUSED, 1501, "checkpoint-1501", "Ctrl+C", time.time()))
     rest, errors = watching.communicate(timeout=20)
     assert watching.returncode == 0 and errors == ""
     assert f"{NAME} paused at step 1501" in rest and "Go on with:  leviathan train" in rest
@@ -594,12 +595,12 @@ def test_piped_ctrl_c_ends_it_without_a_word(training: tuple[Run, Session]) -> N
     watching.send_signal(signal.SIGINT)
     rest, errors = watching.communicate(timeout=20)
     assert (watching.returncode, rest, errors) == (0, "", "")
-    assert training[1].end is None and training[1].request is None
+    assert training[1].end is None and training[1].asked is None
 
 
 def test_a_run_that_is_over_is_told_at_once(training: tuple[Run, Session]) -> None:
     run, session = training
-    end_session(session, End("finished", 3525, None, "training ended by itself", time.time()))
+    end_session(session, End(Ending.FINISHED, 3525, None, "training ended by itself", time.time()))
     out, errors = watch_piped(run).communicate(timeout=20)
     assert errors == "" and f"leviathan merge {run.path}" in out
 
@@ -629,14 +630,16 @@ def test_q_and_ctrl_c_close_only_the_screen(training: tuple[Run, Session], leave
     assert "\x1b[?1049l" in last and "\x1b[?25h" in last, "screen and cursor are given back"
     after = last.rpartition("\x1b[?25h")[2]
     assert f"{NAME} goes on: training, step 1500 of 3525 (42.6%), ETA 2h 04m." in after
-    assert session.end is None and session.request is None
+    assert session.end is None and session.asked is None
 
 
 def test_the_screen_ends_by_itself_with_the_run(training: tuple[Run, Session]) -> None:
     run, session = training
     child = on_terminal(run, 50, 200)
     child.expect("closes this screen")
-    end_session(session, End("paused", 1501, "checkpoint-1501", "leviathan pause", time.time()))
+    end_session(
+        session, End(Ending.PAUSED, 1501, "checkpoint-1501", "leviathan pause", time.time())
+    )
     child.expect("paused at step 1500 of 3525")
     child.expect("Go on with:  leviathan train configs/a.yaml")
     child.expect(pexpect.EOF)
@@ -670,7 +673,7 @@ def test_rich_is_not_imported_where_nothing_is_drawn(
     training: tuple[Run, Session], args: list[str]
 ) -> None:
     run, session = training
-    end_session(session, End("paused", 1501, "checkpoint-1501", "Ctrl+C", time.time()))
+    end_session(session, End(Ending.PAUSED, 1501, "checkpoint-1501", "Ctrl+C", time.time()))
     code = (
         "import sys\n"
         "from leviathan_train.cli import main\n"

@@ -20,7 +20,10 @@ from typing import Any
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import SEAL, Facts, Seal
-from leviathan_train.run.folder import TRAINING_ROOT, End, Request, Run, Session, Status
+from leviathan_train.run import liveness
+from leviathan_train.run.folder import TRAINING_ROOT, Run
+from leviathan_train.run.records import End, Launch, Phase, Request, Status
+from leviathan_train.run.session import Session
 from leviathan_train.system.files import folder_bytes, read_json
 from leviathan_train.system.gpu import Gpu, Nvml, used_by
 
@@ -272,31 +275,31 @@ class Feed:
             self._first_step = None
         lines = self._lines
         # In this order: what the trainer wrote before its end is then never missed.
-        alive = session.alive()
+        alive = liveness.alive(session)
         end: End | None = self._fresh(session.end_file, lambda: session.end)
         status: Status = self._fresh(session.status_file, lambda: session.status) or Status(
-            run.name, "starting", 0, session.host
+            run.name, Phase.STARTING, 0, session.host
         )
-        request: Request | None = self._fresh(session.request_file, lambda: session.request)
+        request: Request | None = self._fresh(session.requests.folder, lambda: session.asked)
         if self._first_step is None:
             self._first_step = _first_step(session)
             if self._first_step is not None:
                 _cut(lines.curves, self._first_step)
         lines.read()
-        launch: dict[str, Any] = self._fresh(session.launch_file, lambda: session.launch) or {}
-        step = status.step or (end.step if end else None) or launch.get("resume_step") or 0
+        launch: Launch = self._fresh(session.launch_file, lambda: session.launch) or Launch()
+        step = status.step or (end.step if end else None) or launch.resume_step or 0
         return Snapshot(
             phase=status.phase if alive else end.kind if end else "ended",
             training=alive,
             over=not alive and not _starter_lives(session),
-            config=launch.get("config") or None,
-            cwd=launch.get("cwd"),
-            asked=request if alive and request and request.kind == "pause" else None,
+            config=launch.config or None,
+            cwd=launch.cwd or None,
+            asked=request if alive else None,
             end=None if alive else end,
             session=session.id,
-            started=launch.get("started"),
+            started=launch.started or None,
             first_step=self._first_step,
-            until=launch.get("until"),
+            until=launch.until,
             pid=status.pid or None,
             host=status.host or None,
             heard=status.updated or None,

@@ -1,0 +1,137 @@
+"""The command and the environment of a training: pure functions of config and checkpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.config.load import Config
+from leviathan_train.errors import UsageError
+from leviathan_train.launch.resume import Offer
+from leviathan_train.run.folder import Run
+from leviathan_train.run.session import Session
+from leviathan_train.system.processes import SESSION_ENV
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a start needs, decided before anything is changed.
+
+    Attributes:
+        argv: the whole command.
+        until: when to be off the GPU, seconds since the epoch.
+        grace: seconds after which a trainer that does not obey a pause is killed.
+    """
+
+    config: Config
+    run: Run
+    argv: tuple[str, ...]
+    offer: Offer
+    resume_from: Path | None
+    prepare_anew: bool
+    until: float | None
+    grace: float
+
+
+def check_packages() -> None:
+    """Check that the trainer's packages are installed, without importing them.
+
+    Raises:
+        UsageError: naming the package that is missing.
+    """
+    for name in ("accelerate", "axolotl"):
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"The package {name} is not installed in {sys.prefix}.",
+                "Install it with:  pip install leviathan-train    or run ./scripts/quickstart.sh",
+            )
+
+
+def build_argv(
+    config: Config,
+    resume_from: Path | None,
+    accelerate: Sequence[str] = (),
+    *,
+    has_gpu: bool,
+    python: str = sys.executable,
+) -> tuple[str, ...]:
+    """The whole command of a training.
+
+    `--strict=False` stands first: with `strict: true` in the YAML, Axolotl drops every
+    override of a key that the YAML lacks (axolotl 0.19, cli/config.py, `load_cfg`).
+
+    Args:
+        accelerate: arguments for `accelerate launch`; without any, a machine without a GPU
+            gets the ones that make it train on its CPU.
+    """
+    if not accelerate and not has_gpu:
+        accelerate = ("--cpu", "--num_processes", "1")
+    overrides = {key: value for key, value in config.overrides.items() if key != "plugins"}
+    overrides.pop("resume_from_checkpoint", None)
+    resume = [f"--resume_from_checkpoint={_literal(str(resume_from))}"] if resume_from else []
+    if not resume and config.resume_from_checkpoint:
+        resume = ["--resume_from_checkpoint=None"]
+    return (
+        python,
+        "-m",
+        "accelerate.commands.launch",  # 1.5 s; the `accelerate` script imports every command, 6 s
+        *accelerate,
+        "-m",
+        "axolotl.cli.train",
+        str(config.path),
+        "--strict=False",
+        f"--plugins={json.dumps(config.plugins)}",
+        *resume,
+        *(f"--{key.replace('.', '__')}={_literal(value)}" for key, value in overrides.items()),
+    )
+
+
+def _literal(value: Any) -> str:
+    """`value` so that Fire reads it back as it is."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_./~][\w./~-]*", value):
+        return value if value not in {"None", "True", "False"} else repr(value)
+    return repr(value)
+
+
+def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
+    """The trainer's environment.
+
+    torch's elastic agent would answer SIGTERM by a traceback and by killing its ranks after
+    30 s; left to the ranks, it is a pause (`PET_` is torchrun's prefix for its options).
+    Axolotl's telemetry is off unless the user sets `AXOLOTL_DO_NOT_TRACK=0`: without a
+    network it keeps a finished trainer alive for minutes.
+    """
+    return dict(base) | {
+        SESSION_ENV: str(session.path),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "AXOLOTL_DO_NOT_TRACK": base.get("AXOLOTL_DO_NOT_TRACK", "1"),
+        "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
+        "TQDM_DISABLE": base.get("TQDM_DISABLE", "1"),
+    }
+
+
+def processes_of(accelerate: Sequence[str], *, has_gpu: bool) -> int | None:
+    """Number of processes that the arguments of `accelerate launch` ask for, if they tell."""
+    if not accelerate and not has_gpu:
+        return 1
+    for index, part in enumerate(accelerate):
+        match = re.fullmatch(r"--num[_-]processes(?:=(\d+))?", part)
+        if match:
+            value = match[1] or (accelerate[index + 1] if index + 1 < len(accelerate) else "")
+            return int(value) if value.isdigit() else None
+    return None
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that torch may use, told without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
+        return False
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))

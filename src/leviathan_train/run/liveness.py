@@ -1,0 +1,83 @@
+"""Whether a session lives, and ending what is left of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+
+from leviathan_train.run.session import Session
+from leviathan_train.system import processes
+
+HEARTBEAT_LOST = 120.0
+"""Seconds without a sign of life after which a session on another host counts as dead."""
+
+
+def trainer_alive(session: Session) -> bool:
+    """Whether a process of the training itself lives; of another host, by its heartbeat."""
+    if not session.is_here():
+        return session.end is None and _heard_of(session)
+    return any(process.alive() for role, process in session.processes().items() if role != "cli")
+
+
+def alive(session: Session) -> bool:
+    """Whether the session goes on: one of its processes lives."""
+    if session.end is not None and not session.is_here():
+        return False
+    return trainer_alive(session) or (session.end is None and command_alive(session))
+
+
+def command_alive(session: Session) -> bool:
+    """Whether the command line that started the session lives."""
+    cli = session.processes().get("cli")
+    return bool(cli and cli.alive())
+
+
+def _heard_of(session: Session) -> bool:
+    """Whether the trainer gave a sign of life lately, by the clock of the file system.
+
+    The local clock may differ from that of the machine which keeps the files.
+    """
+    latest = 0.0
+    for path in (session.status_file, session.launch_file):
+        with contextlib.suppress(OSError):
+            latest = max(latest, path.stat().st_mtime)
+    return file_system_time(session.path) - latest < HEARTBEAT_LOST
+
+
+def file_system_time(folder: Path) -> float:
+    """What the file system of `folder` takes for now, in seconds since the epoch.
+
+    Where nothing may be written there, it is the local clock.
+    """
+    probe = folder / f".clock-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def stragglers(session: Session) -> set[int]:
+    """Pids of every live process of the training, orphans included, but the command line's."""
+    named = dict(session.processes())
+    cli = named.pop("cli", None)
+    pids = set(processes.of_session(session.path))
+    pids |= {process.pid for process in named.values() if process.alive()}
+    for pid in list(pids):
+        pids |= set(processes.descendants(pid))
+    return pids - {os.getpid()} - ({cli.pid} if cli else set())
+
+
+def kill(session: Session) -> None:
+    """Kill every process of the training, and see them gone."""
+    for _ in range(5):  # a process may fork between the look and the blow
+        if not (pids := stragglers(session)):
+            return
+        processes.kill(pids)
+        processes.wait_until(lambda: not stragglers(session), 1.0, poll=0.02)
