@@ -202,17 +202,19 @@ def seal_again(checkpoint: Path) -> None:
 
 def watch_the_judge() -> None:
     """End the training at the verdict, and write down what it was made from."""
-    from leviathan_train.trainer.callback import LeviathanCallback, leave_process
+    from leviathan_train.trainer.callbacks.report import ReportCallback
+    from leviathan_train.trainer.process import leave_process
 
-    original = LeviathanCallback._judge_seam
+    original = ReportCallback._judge
 
     def judge(self: Any, seam: Any) -> None:
         original(self, seam)
-        if self.seam is None or self.trainer.state.global_step >= self.trainer.state.max_steps - 5:
+        state = self.loop.trainer.state
+        if self.loop.seam is None or state.global_step >= state.max_steps - 5:
             Path("judge.json").write_text(json.dumps(asdict(seam)))
             leave_process()
 
-    LeviathanCallback._judge_seam = judge
+    ReportCallback._judge = judge
 
 
 def rate_too_high() -> None:
@@ -224,7 +226,7 @@ def rate_too_low() -> None:
 
 
 def _wrong_rate(factor: float) -> None:
-    from leviathan_train.trainer import restore
+    from leviathan_train.trainer import settings
 
     def apply_settings(trainer: Any, *rest: Any) -> None:
         scheduler = trainer.lr_scheduler
@@ -232,7 +234,7 @@ def _wrong_rate(factor: float) -> None:
         for group in trainer.optimizer.param_groups:
             group["lr"] *= factor
 
-    restore.apply_settings = apply_settings
+    settings.apply_settings = apply_settings
     watch_the_judge()
 
 

@@ -1,8 +1,7 @@
 """The Axolotl plugin: a pause that is a full checkpoint, a save that is sealed, a resume
 that is exact. It lives in the trainer's process, on every rank.
 
-Named in a config's `plugins`, it also protects a plain `axolotl train`. Line references
-are to axolotl 0.19.
+Named in a config's `plugins`, it also protects a plain `axolotl train`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,18 @@ from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, Field
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from leviathan_train.config import changes
 from leviathan_train.config.load import Config, input_facts
 from leviathan_train.run.records import Phase
 from leviathan_train.system import processes
-from leviathan_train.trainer import prepared, restore
-from leviathan_train.trainer.callback import LeviathanCallback
-from leviathan_train.trainer.process import Life
+from leviathan_train.trainer import callbacks, prepared, settings, upstream
+from leviathan_train.trainer.loop import Loop
+from leviathan_train.trainer.position import make_order_repeatable
+from leviathan_train.trainer.process import TrainerProcess
+from leviathan_train.trainer.ranks import Ranks
 from leviathan_train.trainer.workers import keep_workers
+from leviathan_train.trainer.writer import CheckpointWriter
 
 
 class LeviathanArgs(BaseModel):
@@ -45,13 +46,14 @@ class LeviathanArgs(BaseModel):
 
 
 class LeviathanPlugin(BasePlugin):
-    """What Axolotl calls; the training loop itself is in `LeviathanCallback`."""
+    """What Axolotl calls, in this order; the training loop itself is in the callbacks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.raw: dict[str, Any] = {}
-        self.life: Life | None = None
-        self.callback: LeviathanCallback | None = None
+        self.process: TrainerProcess | None = None
+        self.loop: Loop | None = None
+        self.writer: CheckpointWriter | None = None
         self.config_path = "config"
         self.ended = 0
         self.reset_preprocess = False
@@ -63,68 +65,73 @@ class LeviathanPlugin(BasePlugin):
             self.raw.pop(key, None)
         self.config_path = str(cfg.get("axolotl_config_path") or "config")
         if os.environ.get(processes.SESSION_ENV):
-            self.life = Life(cfg)
-            logging.getLogger("axolotl.cli.config").addFilter(self.life.keep_config)
+            process = self._begin(cfg)
+            logging.getLogger("axolotl.cli.config").addFilter(process.keep_config)
 
     def get_input_args(self) -> str:
         return "leviathan_train.plugin.LeviathanArgs"
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         """Only `train` gets here without `preprocess`."""
-        if not preprocess:
-            life = self._begin(cfg)
-            life.phase(Phase.DATA)
-            if life.rank == 0:
-                prepared.discard_half_prepared(cfg)
-            facts = input_facts(Config(Path(self.config_path), self.raw))["data"]
-            resumed = bool(cfg.resume_from_checkpoint)
-            if life.session.launch.prepare_anew or (not resumed and prepared.is_stale(cfg, facts)):
-                # As `axolotl preprocess` does: the rows are made anew and replace the old.
-                self.reset_preprocess, cfg.is_preprocess = True, True
-            if life.rank == 0 and not (resumed and not self.reset_preprocess):
-                prepared.remember(cfg, facts)
+        if preprocess:
+            return
+        process = self._begin(cfg)
+        process.phase(Phase.DATA)
+        if process.rank == 0:
+            prepared.discard_half_prepared(cfg)
+        facts = input_facts(Config(Path(self.config_path), self.raw))["data"]
+        resumed = bool(cfg.resume_from_checkpoint)
+        stale = not resumed and prepared.is_stale(cfg, facts)
+        if process.session.launch.prepare_anew or stale:
+            # As `axolotl preprocess` does: the rows are rebuilt and replace the old ones.
+            self.reset_preprocess, cfg.is_preprocess = True, True
+        if process.rank == 0 and not (resumed and not self.reset_preprocess):
+            prepared.remember(cfg, facts)
 
     def pre_model_load(self, cfg: Any) -> None:
         if self.reset_preprocess:
             cfg.is_preprocess = None
-        if self.life:
-            self.life.phase(Phase.MODEL)
+        if self.process:
+            self.process.phase(Phase.MODEL)
 
     def create_lr_scheduler(
         self, cfg: Any, trainer: Any, optimizer: Any, num_training_steps: int
     ) -> None:
         """Keep the groups as the config gives them, before the checkpoint overwrites them."""
-        if self.callback and self.callback.fresh is None:
-            self.callback.fresh = restore.fresh_groups(optimizer)
-            self.callback.schedule_steps = num_training_steps
+        if self.loop and self.loop.fresh is None:
+            self.loop.fresh = settings.fresh_groups(optimizer)
+            self.loop.schedule_steps = num_training_steps
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        import axolotl.train
-
-        life = self._begin(cfg)
-        # Its handler would write the adapter into output_dir and exit 0 (train.py:174).
-        axolotl.train.setup_signal_handler = lambda cfg, model: None
-        trainer.args.disable_tqdm = True
-        trainer.remove_callback(ProgressCallback)
-        trainer.remove_callback(PrinterCallback)
-        config = Config(Path(self.config_path), self.raw)
+        process = self._begin(cfg)
+        upstream.know_cpu_ranks()
+        upstream.keep_signals(trainer)
+        upstream.quiet_progress(trainer)
         keep_workers(trainer)
-        self.callback = LeviathanCallback(life, trainer, cfg, config)
-        trainer.add_callback(self.callback)
+        make_order_repeatable(trainer)
+        config = Config(Path(self.config_path), self.raw)
+        ranks = Ranks(process.rank, process.world_size)
+        self.loop = Loop(process, trainer, cfg, config, ranks)
+        self.writer = CheckpointWriter(self.loop)
+        for callback in callbacks.in_order(self.loop, self.writer):
+            trainer.add_callback(callback)
 
     def post_train(self, cfg: Any, model: Any) -> None:
-        """Called before and after the final adapter is written."""
+        """Called twice: before and after the final adapter is written."""
         self.ended += 1
-        if self.life is None or self.callback is None:
+        if self.process is None or self.writer is None:
             return
         if self.ended == 1:
-            self.life.phase(Phase.FINAL)
-        elif self.life.rank == 0:
-            self.callback.finish()
+            self.process.phase(Phase.FINAL)
+        elif self.process.rank == 0:
+            self.writer.finish()
         if self.ended == 2:
-            self.life.listener.close()
+            self.process.listener.close()
 
-    def _begin(self, cfg: Any) -> Life:
-        if self.life is None:
-            self.life = Life(cfg)
-        return self.life
+    def _begin(self, cfg: Any) -> TrainerProcess:
+        """This process's part in a session, from the first call on."""
+        if self.process is None:
+            self.process = TrainerProcess(cfg)
+            if note := upstream.check_upstream():
+                self.process.say(note)
+        return self.process

@@ -1,6 +1,6 @@
 """The tokenised rows that Axolotl keeps: never half-written, never older than their files.
 
-In the trainer's process; Axolotl's own names are imported where they are needed.
+In the trainer's process.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.system.files import read_json, write_json
+from leviathan_train.trainer import upstream
 
 
 def sources_file(cfg: Any) -> Path:
     """Where size and time of the files behind the prepared rows are kept."""
-    from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
-
-    prepared = Path(str(cfg.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH))
-    return prepared / "leviathan-sources.json"
+    return upstream.prepared_folder(cfg) / "leviathan-sources.json"
 
 
 def remember(cfg: Any, facts: dict[str, Any]) -> None:
@@ -42,15 +40,13 @@ def discard_half_prepared(cfg: Any) -> None:
     `load_preprocessed_dataset`) takes any folder that is not empty for a whole one. A
     folder that another process is writing is protected by Axolotl's own lock.
     """
-    from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
-    from axolotl.utils.data.lock import LOCK_FILE_NAME
     from filelock import FileLock, Timeout
 
-    prepared = Path(str(cfg.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH))
+    prepared = upstream.prepared_folder(cfg)
     if not prepared.is_dir():
         return
     try:
-        with FileLock(prepared / LOCK_FILE_NAME, timeout=0):
+        with FileLock(upstream.prepared_lock(prepared), timeout=0):
             for folder in prepared.iterdir():
                 if not re.fullmatch(r"[0-9a-f]{32}", folder.name) or not folder.is_dir():
                     continue

@@ -1,12 +1,13 @@
-"""The trainer's process as a part of a session: its records, its watch, its voice."""
+"""The trainer's process as a part of a session: its records, its listener, its end."""
 
 from __future__ import annotations
 
-import atexit
-import io
+import contextlib
+import errno
 import json
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-import torch.distributed as dist
+import torch
 
 from leviathan_train.config.load import redact
 from leviathan_train.errors import LeviathanError
@@ -23,21 +24,26 @@ from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Statu
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
-from leviathan_train.trainer import trackers
+from leviathan_train.trainer import trackers, upstream
 from leviathan_train.trainer.listener import Deadline, Listener, join
+from leviathan_train.trainer.output import Output, forgive_full_disks
+from leviathan_train.trainer.ranks import broadcast_name
+
+_NO_ROOM = 1 << 20
+"""Bytes free below which a failed write is blamed on the disk."""
 
 
-class Life:
-    """This process's part in a session: its records, its watch, its voice.
+class TrainerProcess:
+    """This process's part in a session.
 
     Args:
         cfg: the config, raw or validated.
     """
 
     def __init__(self, cfg: Any) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.world_size = upstream.world()
         self.shown = Path(str(cfg["output_dir"]))
+        """The run's folder as the config writes it."""
         self.run = Run(self.shown.absolute())
         self.session = self._session(cfg)
         join(self.session, self.rank)
@@ -45,14 +51,17 @@ class Life:
         if self.rank == 0:
             resumed = bool(cfg.get("resume_from_checkpoint")) and not launch.branched
             os.environ.update(trackers.environment(self.run, cfg, resumed=resumed))
-        self._has_screen = launch.cli
-        status = Status(str(self.shown), Phase.STARTING, os.getpid(), processes.hostname())
-        deadline = Deadline(at=launch.until)
-        self.listener = Listener(self.session, self.rank, status, deadline, self.leave_early)
+        forgive_full_disks()
+        self.output = Output(self.session, self.rank, has_screen=launch.cli)
+        self.listener = Listener(
+            self.session,
+            self.rank,
+            Status(str(self.shown), Phase.STARTING, os.getpid(), processes.hostname()),
+            Deadline(at=launch.until),
+            self.leave_early,
+        )
         self.listener.start()
         self.listener.write_status(force=True)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")
         self._hook = sys.excepthook
         sys.excepthook = self._crashed
 
@@ -60,21 +69,19 @@ class Life:
         if named := os.environ.get(processes.SESSION_ENV):
             return Session(Path(named))
         if self.rank == 0:
-            session = self.run.open_session(
-                Launch(
-                    config=str(cfg.get("axolotl_config_path") or ""),
-                    resume_from=cfg.get("resume_from_checkpoint"),
-                    cwd=os.getcwd(),
-                ),
-                role="rank0",
+            launch = Launch(
+                config=str(cfg.get("axolotl_config_path") or ""),
+                resume_from=str(cfg.get("resume_from_checkpoint") or "") or None,
+                cwd=os.getcwd(),
             )
+            session = self.run.open_session(launch, role="rank0")
             os.environ[processes.SESSION_ENV] = str(session.path)
-        named_by_zero = [os.environ.get(processes.SESSION_ENV)]
-        if self.world_size > 1 and dist.is_initialized():
-            dist.broadcast_object_list(named_by_zero, src=0)
-        if not named_by_zero[0]:
+        named = os.environ.get(processes.SESSION_ENV)
+        if self.world_size > 1:
+            named = broadcast_name(named)
+        if not named:
             raise LeviathanError("Rank 0 opened no session for this rank.")
-        return Session(Path(named_by_zero[0]))
+        return Session(Path(named))
 
     def phase(self, phase: Phase) -> None:
         """Tell what the trainer is doing now."""
@@ -83,35 +90,30 @@ class Life:
 
     def say(self, line: str) -> None:
         """Tell the user a line: in the log, and on the screen that follows it."""
-        if self.rank != 0:
-            return
-        print(line, flush=True)
-        self._to_screen(line)
-
-    def show(self, line: str) -> None:
-        """Tell a line that quotes values on the screen only: people grep the log for them."""
-        if not self._has_screen:
-            self.say(line)
-        elif self.rank == 0:
-            self._to_screen(line)
-
-    def _to_screen(self, line: str) -> None:
-        with self.session.screen_file.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        self.output.say(line)
 
     def keep_config(self, record: logging.LogRecord) -> bool:
         """Keep Axolotl's dump of the config out of the log, where people grep for values."""
-        if isinstance(record.msg, str) and record.msg.startswith("config:") and record.args:
+        if (dump := upstream.config_of_log_record(record.msg)) is not None and record.args:
             file = self.session.path / "config.json"
+            dump = upstream.config_of_log_record(record.getMessage()) or dump
             if self.rank == 0:
-                write_json(file, redact(json.loads(record.getMessage().partition("\n")[2])))
+                with contextlib.suppress(OSError, ValueError):
+                    write_json(file, redact(json.loads(dump)))
             record.msg, record.args = f"config: in {file}", ()
         return True
+
+    def close_session(self, kind: Ending, checkpoint: str | None, why: str, cause: Cause) -> None:
+        """Record how the session ended; the first record stands, a full disk is no fault."""
+        step = self.listener.last_step
+        with contextlib.suppress(OSError):
+            self.session.close(End(kind, step, checkpoint, why, time.time(), cause))
 
     def leave_early(self, end: End) -> NoReturn:
         """End before the first step, from any thread: there is nothing to save."""
         self.say("Stopped before the first step: there was nothing to save.")
-        self.session.close(end)
+        with contextlib.suppress(OSError):
+            self.session.close(end)
         processes.kill(processes.descendants(os.getpid()))
         sys.stdout.flush()
         os._exit(0)
@@ -122,18 +124,26 @@ class Life:
         why = " ".join(f"{kind.__name__}: {error}".split())
         if isinstance(error, LeviathanError):
             why = error.message
-        listener = self.listener
-        self.session.close(
-            End(
-                Ending.CRASHED,
-                listener.last_step,
-                listener.last_checkpoint,
-                why,
-                time.time(),
-                Cause.FAULT,
-            )
-        )
+        checkpoint = self.listener.last_checkpoint
+        self.close_session(Ending.CRASHED, checkpoint, why, cause_of(error, self))
         self._hook(kind, error, trace)
+
+
+def cause_of(error: BaseException, process: TrainerProcess) -> Cause:
+    """What an exception that ends the training is a sign of."""
+    if isinstance(error, upstream.UpstreamError):
+        return Cause.UPSTREAM
+    if isinstance(error, torch.OutOfMemoryError):
+        return Cause.GPU_MEMORY
+    if type(error).__name__ == "ValidationError" and process.listener.last_step is None:
+        return Cause.CONFIG  # pydantic's; Axolotl raises it before a model is loaded
+    chain = [error, error.__cause__, error.__context__]
+    if any(isinstance(e, OSError) and e.errno in {errno.ENOSPC, errno.EDQUOT} for e in chain):
+        return Cause.DISK
+    with contextlib.suppress(OSError):  # torch.save hides the errno in a RuntimeError
+        if shutil.disk_usage(process.run.path).free < _NO_ROOM:
+            return Cause.DISK
+    return Cause.FAULT
 
 
 def leave_process() -> NoReturn:
@@ -144,7 +154,7 @@ def leave_process() -> NoReturn:
     limit = threading.Timer(60.0, os._exit, (0,))
     limit.daemon = True
     limit.start()
-    atexit._run_exitfuncs()
+    upstream.run_exit_handlers()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

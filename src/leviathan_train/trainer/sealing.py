@@ -1,16 +1,15 @@
-"""Sealing a checkpoint in the trainer, beside the training if it is large, and then rotation."""
+"""Sealing a checkpoint, beside the training if it is large, and then retention."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
 
-from leviathan_train.checkpoints import retention
-from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints import retention, store
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Checkpoint, Seal
 from leviathan_train.system.files import folder_bytes
-from leviathan_train.trainer.process import Life
+from leviathan_train.trainer.process import TrainerProcess
 
 INLINE_BYTES = 1 << 30
 """Above this a checkpoint is hashed beside the training: below, the wait is under a second."""
@@ -23,25 +22,26 @@ class Sealer:
         policy: what to keep; None keeps all.
     """
 
-    def __init__(self, life: Life, policy: Policy | None) -> None:
-        self._life = life
+    def __init__(self, process: TrainerProcess, policy: Policy | None) -> None:
+        self._process = process
         self._policy = policy
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def seal(self, path: Path, seal: Seal, *, wait: bool) -> None:
+    def seal(self, path: Path, seal: Seal, asked_for: set[str], *, wait: bool) -> None:
         """Seal the checkpoint at `path`.
 
         Args:
+            asked_for: names of the requests that it fulfils.
             wait: be done on return, however large it is.
 
         Raises:
             OSError: the disk refused. Where it is done beside, `join` raises it.
         """
         if wait or folder_bytes(path) <= INLINE_BYTES:
-            self._seal(path, seal)
+            self._seal(path, seal, asked_for)
         else:
-            self._thread = threading.Thread(target=self._seal_beside, args=(path, seal))
+            self._thread = threading.Thread(target=self._beside, args=(path, seal, asked_for))
             self._thread.start()
 
     def join(self) -> None:
@@ -52,29 +52,29 @@ class Sealer:
         if self._error:
             raise self._error
 
-    def _seal_beside(self, path: Path, seal: Seal) -> None:
+    def _beside(self, path: Path, seal: Seal, asked_for: set[str]) -> None:
         try:
-            self._seal(path, seal)
+            self._seal(path, seal, asked_for)
         except BaseException as error:
             self._error = error
 
-    def _seal(self, path: Path, seal: Seal) -> None:
-        run, listener = self._life.run, self._life.listener
-        checkpoints.write_seal(run, path, seal)
-        listener.saved(path.name, set(listener.heard.saves))
+    def _seal(self, path: Path, seal: Seal, asked_for: set[str]) -> None:
+        run = self._process.run
+        store.write_seal(run, path, seal)
+        self._process.listener.saved(path.name, asked_for)
         if self._policy:
             in_use = {seal.facts.step: "just saved"}
-            for item in retention.plan(checkpoints.scan(run), self._policy, in_use=in_use):
+            for item in retention.plan(store.scan(run), self._policy, in_use=in_use):
                 if not item.keep:
                     self._delete(item.checkpoint)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
-        run = self._life.run
+        run = self._process.run
         if not checkpoint.intact:
-            again = checkpoints.inspect(run, checkpoint.path, always_read=True)
+            again = store.inspect(run, checkpoint.path, always_read=True)
             if again.intact or "cannot be read" in again.reason:
                 return  # a disk or a network may have failed for a moment
         try:
             retention.delete(run, checkpoint)
         except OSError as error:  # one checkpoint too many is no reason to end a training
-            self._life.say(f"⚠️  {checkpoint.name} could not be deleted: {error.strerror}")
+            self._process.say(f"⚠️  {checkpoint.name} could not be deleted: {error.strerror}")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
-Word = Literal["continuous", "broken", "too early"]
+from leviathan_train.run.records import SeamWord, Verdict
 
 LOSS_JUMP = 0.5
 """A larger jump of the loss is wrong, says the guide; less where this run's noise is less."""
@@ -28,19 +28,6 @@ _NEAR = 4
 """Logged rates before the seam whose slopes tell what the schedule does near it."""
 _GRADIENT_FACTOR = 10.0
 _MEMORY_FACTOR = 1.10
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the seam looks like.
-
-    Attributes:
-        word: `too early` while there are too few logged steps.
-        cause: the likely cause where it is broken; otherwise what was compared.
-    """
-
-    word: Word
-    cause: str
 
 
 @dataclass
@@ -76,27 +63,29 @@ class Seam:
     def verdict(self) -> Verdict:
         """Judge what is known so far."""
         if fault := self._state_fault() or self._rate_fault():
-            return Verdict("broken", fault)
+            return Verdict(SeamWord.BROKEN, fault)
         losses = [float(entry["loss"]) for entry in self.before if "loss" in entry]
         new = [float(entry["loss"]) for entry in self.after]
         if any(not math.isfinite(loss) for loss in new):
-            return Verdict("broken", "the loss is not a number: use an earlier checkpoint")
+            return Verdict(SeamWord.BROKEN, "the loss is not a number: use an earlier checkpoint")
         if len(new) < NEEDED or len(losses) < NEEDED:
-            return Verdict("too early", f"{len(new)} of {NEEDED} logged steps")
+            return Verdict(SeamWord.TOO_EARLY, f"{len(new)} of {NEEDED} logged steps")
         recent = losses[-_TREND:]
         jump, limit = self._jump(recent, new[:NEEDED])
         told = f"loss {recent[-1]:.3f} -> {new[0]:.3f}"
         if jump > limit and not self.changed:
             cause = "the adapter is of another step, or the data or the optimizer is not as it was"
-            return Verdict("broken", f"{told}, a jump of {jump:.2f} (limit {limit:.2f}): {cause}")
+            return Verdict(
+                SeamWord.BROKEN, f"{told}, a jump of {jump:.2f} (limit {limit:.2f}): {cause}"
+            )
         if fault := self._rate_jump() or self._gradient_fault():
-            return Verdict("broken", fault)
+            return Verdict(SeamWord.BROKEN, fault)
         parts = [told]
         if self.expected_rate is not None:
             parts.append(f"learning_rate {self.expected_rate:.3e} as scheduled")
         if note := self._memory_note():
             parts.append(note)
-        return Verdict("continuous", ", ".join(parts))
+        return Verdict(SeamWord.CONTINUOUS, ", ".join(parts))
 
     def _jump(self, recent: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
         """How far the loss is from where it was going, and how far it may be, in nats.

@@ -1,43 +1,58 @@
-"""Data workers that leave a SIGTERM to the trainer, as one to every process at once sends."""
+"""Data workers: they end with the trainer, and leave a SIGTERM from outside to it."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+
+from leviathan_train.trainer import upstream
+from leviathan_train.trainer.upstream import TrainerLike
+
+_PR_SET_PDEATHSIG = 1
 
 
-def keep_workers(trainer: Any) -> None:
-    """Let the workers of every data loader of `trainer` live until it ends them.
+def keep_workers(trainer: TrainerLike) -> None:
+    """Let the workers of every data loader of `trainer` live as long as it does.
 
-    torch 2.13 (`_utils/worker.py`) gives each a handler by which a SIGTERM from outside
+    torch (`_utils/signal_handling.py`) gives each a handler by which a SIGTERM from outside
     kills it, and the trainer then dies of a missing worker instead of saving. A SIGTERM of the
-    trainer itself still ends them.
+    trainer itself still ends them. A worker whose queue is full would outlive a trainer that
+    was killed, for good (`Queue._finalize_join`): the kernel ends it with its parent.
     """
-    original = trainer._get_dataloader
-
-    def get(*args: Any, **kwargs: Any) -> Any:
-        loader = original(*args, **kwargs)
-        for part in (loader, getattr(loader, "base_dataloader", None)):
-            if part is not None:
-                part.worker_init_fn = partial(_begin, part.worker_init_fn)
-        return loader
-
-    trainer._get_dataloader = get
+    upstream.wrap_worker_init(trainer, lambda original: partial(_begin, os.getpid(), original))
 
 
-def _begin(original: Callable[[int], None] | None, number: int) -> None:
-    """Called in the worker, after torch has set its handlers."""
+def _begin(trainer: int, original: Callable[[int], None] | None, number: int) -> None:
+    """Called in the worker, after torch has set its handlers.
+
+    Under forkserver (the default of Python 3.14) the parent is the server, and the kernel
+    would watch that one: the thread below watches the trainer itself.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey_the_trainer, daemon=True).start()
+    threading.Thread(target=_follow, args=(trainer,), daemon=True).start()
     if original is not None:
         original(number)
 
 
-def _obey_the_trainer() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+def _follow(trainer: int) -> None:
+    """End this worker when the trainer says so, or when the trainer is gone."""
+    while _alive(trainer):
+        heard = signal.sigtimedwait({signal.SIGTERM}, 5.0)
+        if heard and heard.si_pid == trainer:
+            os._exit(0)
+    os._exit(1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.trainer.seam import Seam, Verdict
+from leviathan_train.run.records import Verdict
+from leviathan_train.trainer.seam import Seam
 
 LAST = 200
 

@@ -1,0 +1,162 @@
+"""Writing and sealing checkpoints in the trainer, and what a finished training leaves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from typing import Any
+
+import torch
+
+import leviathan_train
+from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.final import hide_secrets, keep_final
+from leviathan_train.checkpoints.retention import Policy
+from leviathan_train.checkpoints.store import Seal
+from leviathan_train.config.load import input_facts, redact, secrets
+from leviathan_train.errors import LeviathanError
+from leviathan_train.run.records import Cause, Ending, Phase
+from leviathan_train.trainer import upstream
+from leviathan_train.trainer.loop import Loop
+from leviathan_train.trainer.position import position
+from leviathan_train.trainer.sealing import Sealer
+
+LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
+
+
+class CheckpointWriter:
+    """Writes full checkpoints through transformers, and seals them.
+
+    Retention is ours: transformers' own goes by modification time, before the new checkpoint
+    is safe, and would delete the one that a pause has just written.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self._sealer = Sealer(loop.process, _policy(loop))
+        self._asked_for: set[str] = set()
+        args = loop.trainer.args
+        if args.save_only_model:
+            args.save_only_model = False
+            loop.process.say("save_only_model has no effect: a checkpoint can be resumed from.")
+        args.save_total_limit = None
+        upstream.wrap_save(loop.trainer, self._wrapped)
+
+    def _wrapped(self, original: upstream.Save) -> upstream.Save:
+        def save(model: Any, trial: Any, **kwargs: Any) -> Any:
+            loop = self.loop
+            process, listener = loop.process, loop.process.listener
+            self._sealer.join()
+            # A request that comes from now on may be too late for this checkpoint.
+            self._asked_for = set(listener.heard.saves)
+            if process.rank == 0:
+                store.unseal(loop.checkpoint)
+                process.run.begin_save(loop.checkpoint.name)
+            process.phase(Phase.SAVING)
+            began = time.monotonic()
+            try:
+                return original(model, trial, **kwargs)
+            finally:
+                loop.saved_at = time.monotonic()
+                seconds = loop.saved_at - began
+                deadline = listener.deadline
+                deadline.save_seconds = max(deadline.save_seconds, seconds)
+
+        return save
+
+    def save(self) -> None:
+        """Write and seal the current step, unless it is sealed already; on all ranks."""
+        self._sealer.join()
+        if not self.loop.is_sealed():
+            upstream.save_checkpoint(self.loop.trainer)
+            self.seal()
+
+    def seal(self) -> None:
+        """Seal what the trainer has just written; on all ranks.
+
+        Large checkpoints are sealed beside the training, unless this step is the last.
+        """
+        loop = self.loop
+        sums = loop.ranks.gather(upstream.loss_sums(loop.trainer))
+        loop.ranks.barrier()  # rank 0 may be here before rank 1 has written its random state
+        if loop.process.rank == 0:
+            asked_for, self._asked_for = self._asked_for, set()
+            self._sealer.seal(loop.checkpoint, self._seal(sums), asked_for, wait=loop.pausing)
+
+    def save_log_again(self) -> None:
+        """Write the log once more into the last checkpoint of all, which no later one follows."""
+        loop = self.loop
+        if loop.process.rank == 0:
+            store.unseal(loop.checkpoint)
+            loop.trainer.state.save_to_json(str(loop.checkpoint / "trainer_state.json"))
+        self.seal()
+
+    def prove(self) -> None:
+        """Re-read the current step's checkpoint.
+
+        Raises:
+            LeviathanError: it is not as it was written.
+        """
+        self._sealer.join()
+        loop = self.loop
+        found = store.inspect(loop.process.run, loop.checkpoint, always_read=True)
+        if not found.intact:
+            raise LeviathanError(f"{loop.checkpoint} was not written correctly: {found.reason}.")
+
+    def finish(self) -> None:
+        """Keep the final adapter as `checkpoint-final` and record that training is done."""
+        self._sealer.join()
+        loop, process = self.loop, self.loop.process
+        hide_secrets(process.run.path / "README.md", secrets(loop.config.values))
+        if loop.cfg.adapter:
+            keep_final(process.run)
+        process.listener.last_step = loop.trainer.state.global_step
+        last = process.listener.last_checkpoint
+        process.close_session(Ending.FINISHED, last, "training ended by itself", Cause.DONE)
+        process.say(f"Training finished at step {loop.trainer.state.global_step}.")
+
+    def _seal(self, sums: list[list[float]]) -> Seal:
+        loop = self.loop
+        return Seal(
+            facts=store.facts_of(vars(loop.trainer.state)),
+            time=time.time(),
+            seconds_trained=loop.seconds_trained,
+            world_size=loop.process.world_size,
+            versions=versions(),
+            config=redact(dict(loop.config.values)),
+            trainer={
+                "loss_sums": sums,
+                "position": position(loop.trainer),
+                "evaluation_owed": loop.evaluation_owed,
+                "inputs": input_facts(loop.config),
+                "gpu_memory": gpu_memory(),
+            },
+        )
+
+
+def _policy(loop: Loop) -> Policy | None:
+    """What to keep, by the config; None keeps all."""
+    args, cfg = loop.trainer.args, loop.cfg
+    if args.load_best_model_at_end and cfg.leviathan_keep_best is False:
+        raise LeviathanError(
+            "leviathan_keep_best: false would delete what load_best_model_at_end needs.",
+            "Set one of them to the opposite.",
+        )
+    if (args.save_total_limit or 0) <= 0:
+        return None
+    return Policy(
+        args.save_total_limit, cfg.leviathan_keep_every, cfg.leviathan_keep_best is not False
+    )
+
+
+def gpu_memory() -> int | None:
+    """Bytes that this process holds on its GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.memory_reserved())
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that a checkpoint depends on."""
+    found = {"leviathan": leviathan_train.__version__}
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
