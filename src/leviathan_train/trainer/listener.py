@@ -147,9 +147,12 @@ class Listener:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
 
     def close(self) -> None:
-        """Stop listening; requests and deadlines are no longer heard."""
+        """Stop listening (main thread only); requests and deadlines are no longer heard."""
         self._closed.set()
         self.write_status(force=True)
+        signal.set_wakeup_fd(-1)
+        self._wake.close()
+        self._woken.close()  # the thread's next look at it fails, and it ends
 
     def is_deaf(self) -> bool:
         """Whether the thread died, so that nothing that is asked would be heard any more."""
