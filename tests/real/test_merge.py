@@ -410,7 +410,7 @@ def test_killed_in_the_middle_it_keeps_the_old_model_and_the_next_merge_replaces
     assert (goal / "model.safetensors").read_bytes() == old
     assert sorted(path.name for path in goal.parent.iterdir()) == [".m.merging", "m"]
 
-    command = [LEVIATHAN, *large, goal, "--yes", "--json", "--prove", "none"]
+    command = [LEVIATHAN, *large, str(goal), "--yes", "--json", "--prove", "none"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
     while not children_of(process.pid):
