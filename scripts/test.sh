@@ -13,4 +13,5 @@ run() {
 run .venv/bin/python -m ruff check
 run .venv/bin/python -m ruff format --check
 run .venv/bin/python -m mypy
+run .venv/bin/lint-imports --no-logo --no-cache
 run .venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow" "$@"
