@@ -53,6 +53,7 @@ def test_an_old_run_is_read(house: Path, env: dict[str, str]) -> None:
     assert (status["phase"], status["step"], status["max_steps"]) == ("paused", 6, 16)
 
 
+@pytest.mark.axolotl
 @pytest.mark.train
 def test_an_old_run_is_resumed_and_finished(house: Path, env: dict[str, str]) -> None:
     done = leviathan("train", "config.yaml", cwd=house, env=env, check=0)

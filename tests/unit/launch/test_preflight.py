@@ -189,6 +189,7 @@ def test_errors_of_pydantic_become_a_line_for_each_key() -> None:
     ]
 
 
+@pytest.mark.axolotl
 @pytest.mark.train
 @pytest.mark.slow
 def test_axolotl_itself_is_asked_in_a_child(
