@@ -166,3 +166,33 @@ def test_uv_is_used_where_it_is_there(machine: Machine) -> None:
     done = machine.make("dev")
     assert done.returncode == 0, done.stderr
     assert machine.calls() == ["uv venv", "uv pip .[dev]"]
+
+
+@pytest.mark.parametrize(
+    ("here", "other", "status", "expected", "told"),
+    [
+        ("3.11", "3.12", 0, 0, ""),
+        ("3.13", "3.11", 0, 0, ""),
+        ("3.11", "3.12", 1, 1, ""),
+        ("3.11", "3.12", 69, 0, "Not tested on Python 3.12: it is not on this machine."),
+    ],
+)
+def test_both_generations_of_axolotl_are_tested_where_both_pythons_are(
+    tmp_path: Path, here: str, other: str, status: int, expected: int, told: str
+) -> None:
+    for name in (".ci", "scripts", ".venv/bin"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    stand_ins = {
+        "scripts/test.sh": f'echo "$*" >>calls\n[[ $# == 0 ]] || exit {status}\n',
+        ".venv/bin/python": f"exit {int(here != '3.11')}\n",
+    }
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text("#!/bin/bash\n" + text)
+        (tmp_path / name).chmod(0o755)
+
+    done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout.strip()) == (expected, told)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["", f"--python {other} -m axolotl"]
