@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained and merged model, on any machine with Python 3.11: no GPU, no hub.
-# It trains a tiny model, pauses half-way, goes on, and merges. What is done already is skipped.
+# From nothing to a trained and merged model, on any machine with Python 3.11 to 3.13: no GPU,
+# no hub. It trains a tiny model, pauses half-way, resumes and merges. What is done is skipped.
 set -euo pipefail
 
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
@@ -29,12 +29,12 @@ sys.exit(not 0 < s["max_steps"] <= 2 * s["step"])'
     leviathan pause "$RUN" >/dev/null 2>&1
 }
 
-# Train, and end here if it failed or if Ctrl+C stopped it; a pause by the watcher is no end.
+# Train. End here if it failed or Ctrl+C stopped it, but not after the watcher's pause.
 train() {
     local status=0
     run leviathan train "$CONFIG" --resume auto || status=$?
     if [[ -n $interrupted ]]; then
-        say "To go on: ./scripts/quickstart.sh"
+        say "To resume: ./scripts/quickstart.sh"
         exit "$status"
     fi
     if ((status != 0 && status != PAUSED)); then
@@ -53,7 +53,7 @@ say "2. A tiny model and a small data set"
 run python scripts/make_demo.py
 
 if ! compgen -G "$RUN_DIR/checkpoint-*" >/dev/null; then
-    say "3. Training, to be paused half-way from another terminal"
+    say "3. Training until it is paused half-way from another terminal"
     pause_half_way &
     watcher=$!
     trap 'kill "$watcher" 2>/dev/null || true' EXIT
@@ -62,14 +62,14 @@ if ! compgen -G "$RUN_DIR/checkpoint-*" >/dev/null; then
     run leviathan checkpoints list "$RUN"
 fi
 
-say "4. Going on from the pause, to the end"
+say "4. Resuming from the pause and training to the end"
 train
 
-say "5. The adapter merged into its base"
+say "5. Merging the adapter into its base"
 if [[ -e $MERGED ]]; then
-    echo "$MERGED is there already."
+    echo "$MERGED exists already."
 else
     run leviathan merge "$RUN"
 fi
 
-say "Done: $MERGED is a model by itself; the run is in $RUN_DIR."
+say "Done: $MERGED is a standalone model; the run is in $RUN_DIR."

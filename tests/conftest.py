@@ -41,6 +41,13 @@ def env() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def env_of_ranks(env: dict[str, str]) -> dict[str, str]:
+    """The same, where `-- --multi_gpu --num_processes 2` starts two ranks on the CPU."""
+    no_driver = ROOT / "tests" / "support" / "no_driver"
+    return env | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(no_driver)}
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     script = ROOT / "scripts" / "make_demo.py"

@@ -17,7 +17,12 @@ from support.demo import Demo, MakeConfig
 from support.driver import differences
 from support.forked import Forge, Outcome
 
-pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.slow,
+    pytest.mark.axolotl,
+    pytest.mark.timeout(900),
+]
 
 SHORT: Mapping[str, Any] = {
     "max_steps": 6,

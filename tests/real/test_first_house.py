@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,9 @@ LOGGED = {8: 6.2716, 10: 6.2548, 12: 6.1776, 14: 6.0939, 16: 6.1806}
 @pytest.fixture
 def house(tmp_path: Path, env: dict[str, str]) -> Path:
     """A folder with the old run, its config, its model and its rows."""
-    make = [sys.executable, ROOT / "scripts/make_demo.py", "--out", tmp_path / "demo"]
-    subprocess.run([*make, "--rows", "160"], check=True, env=env)
+    script = str(ROOT / "scripts/make_demo.py")
+    make = [sys.executable, script, "--out", str(tmp_path / "demo"), "--rows", "160"]
+    subprocess.run(make, check=True, env=env)
     os.utime(tmp_path / "demo/data.jsonl", (DATA_MTIME, DATA_MTIME))
     shutil.copytree(DATA / "run", tmp_path / "work/training/first_house")
     shutil.copy(DATA / "config.yaml", tmp_path)
@@ -35,9 +37,9 @@ def house(tmp_path: Path, env: dict[str, str]) -> Path:
 
 
 def test_an_old_run_is_read(house: Path, env: dict[str, str]) -> None:
-    def ask(*words: str) -> dict:  # type: ignore[type-arg]
+    def ask(*words: str) -> dict[str, Any]:
         done = leviathan(*words, "--json", cwd=house, env=env, check=0)
-        value: dict = json.loads(done.stdout)  # type: ignore[type-arg]
+        value: dict[str, Any] = json.loads(done.stdout)
         return value
 
     (checkpoint,) = ask("checkpoints", "list")["checkpoints"]
@@ -51,6 +53,7 @@ def test_an_old_run_is_read(house: Path, env: dict[str, str]) -> None:
     assert (status["phase"], status["step"], status["max_steps"]) == ("paused", 6, 16)
 
 
+@pytest.mark.axolotl
 @pytest.mark.train
 def test_an_old_run_is_resumed_and_finished(house: Path, env: dict[str, str]) -> None:
     done = leviathan("train", "config.yaml", cwd=house, env=env, check=0)

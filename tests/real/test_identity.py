@@ -52,6 +52,7 @@ def straight(
     return config, folder / "first", STEPS[packed]
 
 
+@pytest.mark.axolotl
 def test_two_pauses_leave_no_trace(
     straight: tuple[Path, Path, int], env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def resumed_at(forge: Forge, make: MakeConfig, folder: Path, step: int, **more: 
     return checkpoint
 
 
+@pytest.mark.axolotl
 def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
     make_config: MakeConfig, forge: Forge, tmp_path: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
     assert position["epoch"] * position["batches_per_epoch"] + position["batches"] > 80
 
 
+@pytest.mark.axolotl
 def test_4_bit_weights_are_the_same_after_a_resume(
     make_config: MakeConfig, forge: Forge, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from support.matrix import Bench, prepare
 
-pytestmark = pytest.mark.train
+pytestmark = [pytest.mark.train, pytest.mark.axolotl]
 
 
 @pytest.fixture(scope="module")

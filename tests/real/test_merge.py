@@ -97,6 +97,7 @@ def bases(
     }
 
 
+@pytest.mark.axolotl
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_merged_model_answers_as_base_and_adapter(
     name: str, foundry: Foundry, bases: dict[str, Path], tmp_path: Path
@@ -115,6 +116,7 @@ def test_the_merged_model_answers_as_base_and_adapter(
     assert seen["generated"] == 5
 
 
+@pytest.mark.axolotl
 def test_axolotls_own_merge_of_qlora_is_what_has_to_be_mended(
     foundry: Foundry, demo: Demo, tmp_path: Path
 ) -> None:
@@ -127,6 +129,7 @@ def test_axolotls_own_merge_of_qlora_is_what_has_to_be_mended(
     assert seen["agreement"] < 0.9
 
 
+@pytest.mark.axolotl
 def test_16_bit_models_of_several_shards_are_rounded_once(
     foundry: Foundry, bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -217,6 +220,7 @@ def paused(trained: Trained, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.axolotl
 def test_a_finished_run_becomes_a_model(
     trained: Trained, foundry: Foundry, env: dict[str, str], demo: Demo, tmp_path: Path
 ) -> None:
@@ -410,7 +414,7 @@ def test_killed_in_the_middle_it_keeps_the_old_model_and_the_next_merge_replaces
     assert (goal / "model.safetensors").read_bytes() == old
     assert sorted(path.name for path in goal.parent.iterdir()) == [".m.merging", "m"]
 
-    command = [LEVIATHAN, *large, goal, "--yes", "--json", "--prove", "none"]
+    command = [LEVIATHAN, *large, str(goal), "--yes", "--json", "--prove", "none"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
     while not children_of(process.pid):

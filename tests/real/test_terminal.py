@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.train
 
 
 @contextmanager
-def terminal(config: Path, *args: str, env: dict[str, str]) -> Iterator[pexpect.spawn]:
+def terminal(config: Path, *args: str, env: dict[str, str]) -> Iterator[pexpect.spawn[str]]:
     """`leviathan train CONFIG` on a terminal of its own."""
     child = pexpect.spawn(
         LEVIATHAN,
@@ -37,7 +38,7 @@ def terminal(config: Path, *args: str, env: dict[str, str]) -> Iterator[pexpect.
         child.close(force=True)
 
 
-def outcome(child: pexpect.spawn) -> int | None:
+def outcome(child: pexpect.spawn[str]) -> int | None:
     child.expect(pexpect.EOF)
     child.close()
     status: int | None = child.exitstatus
@@ -89,6 +90,7 @@ def test_yes_resumes_and_one_ctrl_c_pauses(own: tuple[Path, int], env: dict[str,
         child.sendintr()
         child.expect("Saving checkpoint...")
         child.expect("Checkpoint saved to .*/run/checkpoint-([0-9]+)")
+        assert isinstance(child.match, re.Match)
         saved = int(child.match[1])
         child.expect("Training stopped gracefully.")
         assert outcome(child) == 75

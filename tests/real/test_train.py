@@ -40,11 +40,13 @@ def paused(
     return config
 
 
+@pytest.mark.axolotl
 def test_a_pause_writes_no_final_adapter(paused: Path) -> None:
     assert not (paused.parent / "run/adapter_model.safetensors").exists()
     assert not (paused.parent / "run/checkpoint-final").exists()
 
 
+@pytest.mark.axolotl
 def test_the_log_gives_losses_and_rates_to_grep_and_nothing_else(paused: Path) -> None:
     (log,) = (paused.parent / "run/logs").glob("training_*.log")
     for word in ("loss", "learning_rate"):
@@ -65,6 +67,7 @@ def test_a_paused_run_is_offered_and_a_dry_run_changes_nothing(
     assert after == [path for path in before if "verified" not in path.parts]
 
 
+@pytest.mark.axolotl
 @pytest.mark.parametrize("who", ["cli", "launcher", "rank0", "all"])
 def test_sigterm_is_a_pause_whoever_gets_it(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path, who: str
@@ -191,21 +194,20 @@ def test_a_trainer_in_an_endless_c_call_ends_within_its_grace(
 
 @pytest.mark.slow
 def test_a_dead_rank_takes_the_others_along_and_leaves_no_lock(
-    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+    make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path
 ) -> None:
     config = make_config(
         tmp_path, max_steps=2000, num_epochs=500, max_memory={"cpu": "8GiB"}, eval_steps=1000
     )
     two = ("--grace", "5", "--", "--multi_gpu", "--num_processes", "2")
-    env = env | {"ACCELERATE_USE_CPU": "true"}
-    started = start(config, *two, env=env)
+    started = start(config, *two, env=env_of_ranks)
     started.step(14)
     os.kill(started.pid("rank1"), signal.SIGKILL)
     status, output = started.finish()
     assert status == 1, output
     assert not processes_of(tmp_path / "run")
     assert intact_steps(tmp_path / "run") == [12]
-    resumed = start(config, *two, env=env)
+    resumed = start(config, *two, env=env_of_ranks)
     resumed.step(14)
     os.kill(resumed.pid("rank1"), signal.SIGSTOP)
     resumed.signal()
@@ -213,6 +215,7 @@ def test_a_dead_rank_takes_the_others_along_and_leaves_no_lock(
     assert not processes_of(tmp_path / "run")
 
 
+@pytest.mark.axolotl
 def test_a_stop_before_the_first_step_saves_nothing_and_says_so(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -265,6 +268,7 @@ def test_until_and_save_minutes_are_kept_by_the_trainer(
     assert end["why"] == "the end of its time"
 
 
+@pytest.mark.axolotl
 def test_the_plugin_alone_protects_a_plain_training(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -296,6 +300,7 @@ def test_the_plugin_alone_protects_a_plain_training(
     assert not (tmp_path / "run/adapter_model.safetensors").exists()
 
 
+@pytest.mark.axolotl
 def test_a_training_without_the_plugin_is_ended(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -312,6 +317,7 @@ def test_a_training_without_the_plugin_is_ended(
     assert not intact_steps(tmp_path / "run")
 
 
+@pytest.mark.axolotl
 def test_strict_configs_keep_our_overrides(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -320,6 +326,7 @@ def test_strict_configs_keep_our_overrides(
     assert intact_steps(tmp_path / "run") == [2]
 
 
+@pytest.mark.axolotl
 def test_the_pause_of_a_tracked_run_survives_rotation_and_best_strategies(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -342,15 +349,15 @@ def test_the_pause_of_a_tracked_run_survives_rotation_and_best_strategies(
     assert not (tmp_path / "run/adapter_model.safetensors").exists()
 
 
+@pytest.mark.axolotl
 def test_two_ranks_stop_at_one_step_and_go_on(
-    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+    make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path
 ) -> None:
     config = make_config(
         tmp_path, max_steps=400, num_epochs=100, max_memory={"cpu": "8GiB"}, eval_steps=1000
     )
     two = ("--", "--multi_gpu", "--num_processes", "2")
-    env = env | {"ACCELERATE_USE_CPU": "true"}
-    step = pause_at(config, 3, *two, env=env)
+    step = pause_at(config, 3, *two, env=env_of_ranks)
     checkpoint = tmp_path / "run" / f"checkpoint-{step}"
     assert {path.name for path in checkpoint.glob("rng_state*")} == {
         "rng_state_0.pth",
@@ -359,7 +366,7 @@ def test_two_ranks_stop_at_one_step_and_go_on(
     assert intact_steps(tmp_path / "run") == [step]
     log = next((tmp_path / "run/logs").iterdir()).read_text()
     assert "Traceback" not in log
-    started = start(config, *two, env=env)
+    started = start(config, *two, env=env_of_ranks)
     started.step(step + 2)
     os.kill(started.pid("rank1"), signal.SIGTERM)
     status, output = started.finish()

@@ -31,6 +31,7 @@ from leviathan_train.run.session import Session
 from support.driver import (
     LEVIATHAN,
     Started,
+    Status,
     axolotls_of,
     differences,
     leviathan,
@@ -43,7 +44,7 @@ from support.driver import (
 
 FIRST, LAST = 3, 16
 ROOT = Path(__file__).resolve().parents[2]
-PHASES: dict[str, Callable[[dict], bool]] = {
+PHASES: dict[str, Callable[[Status], bool]] = {
     "tokenising": lambda s: s.get("phase") == "data",
     "loading": lambda s: s.get("phase") == "model",
     "first step": lambda s: s.get("phase") == "training",

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -206,7 +206,7 @@ def _compare(base: str, adapter: str, merged: str, in_4bit: bool) -> Any:
     }
 
 
-_DEEDS = {
+_DEEDS: dict[str, Callable[..., Any]] = {
     "model": _model,
     "adapter": _adapter,
     "merge": _merge,

@@ -13,7 +13,7 @@ import pytest
 from leviathan_train.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 STAND_INS = {"CONFIG": "configs/demo_cpu.yaml", "RUN": "demo_cpu", "COMMAND": "status"}
 
 

@@ -25,10 +25,10 @@ from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from support import shapes
 
-Fault = Callable[[Path, Path], None]
+Fault = Callable[[Path, Path], object]
 
 
-def look(path: Path, **options: bool) -> Checkpoint:
+def look(path: Path, **options: Any) -> Checkpoint:
     return checkpoints.inspect(Run(path.parent), path, **options)
 
 
@@ -52,7 +52,7 @@ FAULTS: dict[str, Fault] = {
     "flipped at the start": flip(0),
     "flipped in the middle": flip(0.5),
     "flipped at the end": flip(1),
-    "replaced": lambda file, other: file.write_bytes(other.read_bytes()) and None,
+    "replaced": lambda file, other: file.write_bytes(other.read_bytes()),
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +52,13 @@ def no_config(folder: Path) -> None:
     ],
 )
 def test_wrong_use_is_told_in_a_line(
-    make_config: MakeConfig, env: dict[str, str], tmp_path: Path, spoil, overrides, args, told
+    make_config: MakeConfig,
+    env: dict[str, str],
+    tmp_path: Path,
+    spoil: Callable[[Path], None] | None,
+    overrides: dict[str, Any],
+    args: list[str],
+    told: str,
 ) -> None:
     config = make_config(tmp_path, **overrides)
     if spoil:

@@ -31,6 +31,7 @@ def of(**values: Any) -> list[keys.Unknown]:
     return unknown_keys(Config(Path("config.yaml"), values))
 
 
+@pytest.mark.axolotl
 def test_the_list_is_what_the_installed_axolotl_knows() -> None:
     script = ROOT / "scripts" / "generate_keys.py"
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def test_a_disk_that_will_be_full_is_told(plain: Path, tmp_path: Path) -> None:
     assert [f.level for f in estimated] == ["warning"]
     assert [f.level for f in bad(look(plain, free_bytes=lambda path: 10), "disk")] == ["error"]
     lora(tmp_path / "run" / "checkpoint-10", 10)
-    quiet = {"compare": lambda config, checkpoint: []}
+    quiet: dict[str, Any] = {"compare": lambda config, checkpoint: []}
     seen = bad(look(plain, "save_total_limit=9", free_bytes=lambda path: 9, **quiet), "disk")
     assert [f.level for f in seen] == ["error"]
     assert "10 checkpoints" in seen[0].message
@@ -166,14 +167,14 @@ def test_axolotls_objections_are_findings(plain: Path) -> None:
 
 
 def test_a_failing_validation_is_told_and_not_raised(plain: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(preflight.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     findings = look(plain, validate=preflight.run_validation)
     assert "validation failed (exit 1)" in bad(findings, "schema")[0].message
 
 
 def test_errors_of_pydantic_become_a_line_for_each_key() -> None:
     values = {"bf16": "full", "datasets": [{"path": 3}], "trl": {}}
-    found = [
+    found: list[dict[str, Any]] = [
         {"type": "a", "loc": ("bf16", "literal['auto']"), "msg": "Input should be 'auto'"},
         {"type": "b", "loc": ("bf16", "bool"), "msg": "Input should be a boolean"},
         {"type": "c", "loc": ("datasets", 0, "SFTDataset", "path"), "msg": "Value error, no"},
@@ -188,6 +189,7 @@ def test_errors_of_pydantic_become_a_line_for_each_key() -> None:
     ]
 
 
+@pytest.mark.axolotl
 @pytest.mark.train
 @pytest.mark.slow
 def test_axolotl_itself_is_asked_in_a_child(

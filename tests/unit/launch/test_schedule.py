@@ -47,7 +47,9 @@ def test_what_is_no_window_is_refused(text: str) -> None:
 
 
 def test_training_goes_on_night_after_night_until_it_is_finished() -> None:
-    clock, nights, told = Clock(datetime(2026, 3, 4, 12)), [], []
+    clock = Clock(datetime(2026, 3, 4, 12))
+    nights: list[tuple[datetime, datetime]] = []
+    told: list[str] = []
 
     def start(until: float | None) -> End:
         assert until is not None

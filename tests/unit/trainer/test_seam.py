@@ -102,7 +102,7 @@ def test_noise_of_the_run_is_taken_into_account() -> None:
         ({"schedule_steps": 0}, "schedule stands at step 0 instead of 100"),
     ],
 )
-def test_a_lost_state_is_told_before_a_step_is_logged(known: dict[str, int], cause: str) -> None:
+def test_a_lost_state_is_told_before_a_step_is_logged(known: dict[str, Any], cause: str) -> None:
     verdict = judged(entries=0, **known)
     assert verdict.word == "broken"
     assert cause in verdict.cause

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -605,12 +605,14 @@ def test_a_run_that_is_over_is_told_at_once(training: tuple[Run, Session]) -> No
     assert errors == "" and f"leviathan merge {run.path}" in out
 
 
-def on_terminal(run: Run, rows: int = 24, columns: int = 80, **env: str) -> pexpect.spawn:
+def on_terminal(
+    run: Run, rows: int = 24, columns: int = 80, env: Mapping[str, str] | None = None
+) -> pexpect.spawn[str]:
     clean = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "COLUMNS"}}
     return pexpect.spawn(
         LEVIATHAN[0],
         [*LEVIATHAN[1:], "status", str(run.path), "--watch"],
-        env=clean | {"TERM": "xterm-256color"} | env,
+        env=clean | {"TERM": "xterm-256color"} | dict(env or {}),
         encoding="utf-8",
         timeout=20,
         dimensions=(rows, columns),
@@ -625,7 +627,7 @@ def test_q_and_ctrl_c_close_only_the_screen(training: tuple[Run, Session], leave
     child.send(leave)
     child.expect(pexpect.EOF)
     child.close()
-    last = child.before
+    last = child.before or ""
     assert child.exitstatus == 0 and "Traceback" not in last
     assert "\x1b[?1049l" in last and "\x1b[?25h" in last, "screen and cursor are given back"
     after = last.rpartition("\x1b[?25h")[2]
@@ -653,16 +655,17 @@ def test_sigterm_gives_the_terminal_back(training: tuple[Run, Session]) -> None:
     child.kill(signal.SIGTERM)
     child.expect(pexpect.EOF)
     child.close()
-    assert child.exitstatus == 143 and "\x1b[?1049l" in child.before
-    assert "Traceback" not in child.before
+    last = child.before or ""
+    assert child.exitstatus == 143 and "\x1b[?1049l" in last
+    assert "Traceback" not in last
 
 
 def test_no_color_is_obeyed(training: tuple[Run, Session]) -> None:
     colour = re.compile("\x1b\\[[0-9;]*3[0-7]m")
-    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
-        child = on_terminal(training[0], **env)
+    for coloured in (True, False):
+        child = on_terminal(training[0], env={} if coloured else {"NO_COLOR": "1"})
         child.expect("closes this screen")
-        assert bool(colour.search(child.before)) == coloured
+        assert bool(colour.search(child.before or "")) == coloured
         child.send("q")
         child.expect(pexpect.EOF)
         child.close()
