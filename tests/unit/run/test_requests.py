@@ -86,10 +86,12 @@ def test_each_asker_finds_its_own_answer(session: Session) -> None:
 def test_garbage_in_the_queue_is_no_request(session: Session, text: str) -> None:
     session.requests.folder.mkdir()
     (session.requests.folder / "0-x.json").write_text(text)
-    assert session.asked is None
+    before = session.asked
     session.ask(RequestKind.PAUSE, "Ctrl+C", 300)
-    assert session.asked
-    assert session.asked.by == "Ctrl+C"
+    after = session.asked
+    assert before is None
+    assert after
+    assert after.by == "Ctrl+C"
 
 
 def test_a_trainer_from_before_an_upgrade_still_hears(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def close(path: Path, number: int, gate: Any, told: Any) -> None:
 
 def test_of_ends_recorded_at_once_the_first_stands_and_all_learn_of_it(run: Run) -> None:
     session = run.open_session(Launch())
-    gate, told = multiprocessing.Event(), multiprocessing.Queue()
+    gate = multiprocessing.Event()
+    told: multiprocessing.Queue[int] = multiprocessing.Queue()
     ranks = [
         multiprocessing.Process(target=close, args=(session.path, n, gate, told)) for n in range(8)
     ]
