@@ -13,9 +13,9 @@ from leviathan_train.config.load import Config
 from leviathan_train.run.records import Cause, Request, RequestKind
 from leviathan_train.trainer import settings
 from leviathan_train.trainer.process import TrainerProcess
+from leviathan_train.trainer.protocol import TrainerLike
 from leviathan_train.trainer.ranks import Ranks
 from leviathan_train.trainer.seam import Seam
-from leviathan_train.trainer.upstream import TrainerLike
 
 
 @dataclass

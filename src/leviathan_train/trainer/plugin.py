@@ -19,11 +19,11 @@ from leviathan_train.config import changes
 from leviathan_train.config.load import Config, input_facts
 from leviathan_train.run.records import Phase
 from leviathan_train.system import processes
-from leviathan_train.trainer import callbacks, prepared, settings, upstream
+from leviathan_train.trainer import callbacks, other_callbacks, prepared, settings, upstream
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import make_order_repeatable
 from leviathan_train.trainer.process import TrainerProcess
-from leviathan_train.trainer.ranks import Ranks
+from leviathan_train.trainer.ranks import Ranks, know_cpu_ranks
 from leviathan_train.trainer.workers import keep_workers
 from leviathan_train.trainer.writer import CheckpointWriter
 
@@ -104,9 +104,9 @@ class LeviathanPlugin(BasePlugin):
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         process = self._begin(cfg)
-        upstream.know_cpu_ranks()
+        know_cpu_ranks()
         upstream.keep_signals(trainer)
-        upstream.quiet_progress(trainer)
+        other_callbacks.quiet_progress(trainer)
         keep_workers(trainer)
         make_order_repeatable(trainer)
         config = Config(Path(self.config_path), self.raw)

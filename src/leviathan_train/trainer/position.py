@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Sampler
 
 from leviathan_train.trainer import upstream
-from leviathan_train.trainer.upstream import TrainerLike
+from leviathan_train.trainer.protocol import TrainerLike
 
 
 def position(trainer: TrainerLike) -> dict[str, int]:

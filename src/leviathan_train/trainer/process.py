@@ -27,7 +27,7 @@ from leviathan_train.system.files import write_json
 from leviathan_train.trainer import trackers, upstream
 from leviathan_train.trainer.listener import Deadline, Listener, join
 from leviathan_train.trainer.output import Output, forgive_full_disks
-from leviathan_train.trainer.ranks import broadcast_name
+from leviathan_train.trainer.ranks import broadcast_name, world
 
 _NO_ROOM = 1 << 20
 """Bytes free below which a failed write is blamed on the disk."""
@@ -41,7 +41,7 @@ class TrainerProcess:
     """
 
     def __init__(self, cfg: Any) -> None:
-        self.rank, self.world_size = upstream.world()
+        self.rank, self.world_size = world()
         self.shown = Path(str(cfg["output_dir"]))
         """The run's folder as the config writes it."""
         self.run = Run(self.shown.absolute())

@@ -10,7 +10,7 @@ import torch
 from transformers.utils import is_peft_available
 
 from leviathan_train.errors import LeviathanError
-from leviathan_train.trainer.upstream import TrainerLike
+from leviathan_train.trainer.protocol import TrainerLike
 
 
 def prove_loaded(trainer: TrainerLike, checkpoint: Path) -> Iterator[str]:

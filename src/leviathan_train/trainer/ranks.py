@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of ranks, as torchrun tells them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def know_cpu_ranks() -> None:
+    """Let torch load a checkpoint on several CPU ranks.
+
+    transformers (`_load_optimizer_and_scheduler`) loads with `map_location="cpu:0"`, a
+    location that torch does not know. Mended in axolotl 0.21; harmless there.
+    """
+    torch.serialization.register_package(
+        100,
+        lambda _: None,
+        lambda storage, at: storage if re.fullmatch(r"cpu:\d+", at) else None,
+    )
 
 
 class Ranks:

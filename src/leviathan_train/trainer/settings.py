@@ -15,7 +15,7 @@ import torch
 
 from leviathan_train.errors import LeviathanError
 from leviathan_train.trainer import upstream
-from leviathan_train.trainer.upstream import TrainerLike
+from leviathan_train.trainer.protocol import TrainerLike
 
 Group = dict[str, Any]
 

@@ -10,42 +10,20 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer
-from transformers.integrations import TensorBoardCallback
-from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+from transformers import Trainer
 
 from leviathan_train.errors import UsageError
+from leviathan_train.trainer.protocol import TrainerLike
 
 TESTED = ((0, 19), (0, 21))
 """The first and the last minor version of Axolotl that the tests run on."""
-
-
-class TrainerLike(Protocol):
-    """What is used of transformers' Trainer, besides the private names in this file."""
-
-    args: Any
-    state: Any
-    control: Any
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    callback_handler: Any
-    is_deepspeed_enabled: bool
-    is_fsdp_enabled: bool
-
-    def add_callback(self, callback: Any) -> None: ...
-    def remove_callback(self, callback: Any) -> None: ...
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any: ...
-    def get_sp_size(self) -> int: ...
 
 
 # -- are the names there? --------------------------------------------------------------
@@ -164,26 +142,6 @@ def keep_signals(trainer: TrainerLike) -> None:
     import axolotl.train
 
     axolotl.train.setup_signal_handler = lambda cfg, model: None
-
-
-def quiet_progress(trainer: TrainerLike) -> None:
-    """Switch tqdm and the printed dictionaries off: our own lines take their place."""
-    trainer.args.disable_tqdm = True
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-
-
-def know_cpu_ranks() -> None:
-    """Let torch load a checkpoint on several CPU ranks.
-
-    transformers (`_load_optimizer_and_scheduler`) loads with `map_location="cpu:0"`, a
-    location that torch does not know. Mended in axolotl 0.21; harmless there.
-    """
-    torch.serialization.register_package(
-        100,
-        lambda _: None,
-        lambda storage, at: storage if re.fullmatch(r"cpu:\d+", at) else None,
-    )
 
 
 def config_of_log_record(message: Any) -> str | None:
@@ -321,50 +279,6 @@ def wrap_worker_init(
     trainer._get_dataloader = get
 
 
-# -- callbacks of others ---------------------------------------------------------------
-
-
-def restore_callbacks(trainer: TrainerLike) -> None:
-    """Let early stopping go on counting, and newly added callbacks be saved.
-
-    `restore_callback_states_from_checkpoint` would also bring back the old patience and
-    replace the trainer's control, so only the counter is taken. A callback that the
-    checkpoint did not know would raise KeyError at the first save (`_save_checkpoint`).
-    """
-    stored = trainer.state.stateful_callbacks
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, EarlyStoppingCallback):
-            known = stored.get("EarlyStoppingCallback")
-            known = known[-1] if isinstance(known, list) and known else known
-            if isinstance(known, Mapping):
-                counter = known.get("attributes", {}).get("early_stopping_patience_counter", 0)
-                callback.early_stopping_patience_counter = counter
-    for callback in [*trainer.callback_handler.callbacks, trainer.control]:
-        if isinstance(callback, ExportableState):
-            stored.setdefault(callback.__class__.__name__, callback.state())
-
-
-def _tensorboards(trainer: TrainerLike) -> Iterator[Any]:
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback):
-            yield callback
-
-
-def drop_tensorboard_after(trainer: TrainerLike, step: int, folder: str) -> None:
-    """Let TensorBoard forget what a session that died had logged after `step`."""
-    for callback in _tensorboards(trainer):
-        from torch.utils.tensorboard import SummaryWriter
-
-        callback.tb_writer = SummaryWriter(folder, purge_step=step + 1)
-
-
-def close_tensorboard(trainer: TrainerLike) -> None:
-    """Write out what TensorBoard still holds; transformers does so only at a normal end."""
-    for callback in _tensorboards(trainer):
-        if callback.tb_writer:
-            callback.tb_writer.close()
-
-
 # -- schedules -------------------------------------------------------------------------
 
 
@@ -422,8 +336,3 @@ def run_exit_handlers() -> None:
     import atexit
 
     atexit._run_exitfuncs()
-
-
-def world() -> tuple[int, int]:
-    """This process's rank and the number of ranks, as torchrun tells them."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

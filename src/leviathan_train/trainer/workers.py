@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from leviathan_train.trainer import upstream
-from leviathan_train.trainer.upstream import TrainerLike
+from leviathan_train.trainer.protocol import TrainerLike
 
 _PR_SET_PDEATHSIG = 1
 

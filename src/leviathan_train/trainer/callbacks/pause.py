@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from transformers import TrainerCallback
 
 from leviathan_train.run.records import End, Ending
-from leviathan_train.trainer import upstream
+from leviathan_train.trainer import other_callbacks
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.process import leave_process
 from leviathan_train.trainer.writer import CheckpointWriter
@@ -81,7 +81,7 @@ class PauseCallback(TrainerCallback):
             process.say(f"Checkpoint saved to {process.shown / name}")
             process.say("Training stopped gracefully.")
         loop.ranks.barrier()
-        upstream.close_tensorboard(loop.trainer)
+        other_callbacks.close_tensorboard(loop.trainer)
         process.listener.close()
         loop.ranks.leave()
         leave_process()

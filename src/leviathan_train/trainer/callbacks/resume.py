@@ -22,7 +22,7 @@ from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Begin, Phase
 from leviathan_train.system.files import read_json, write_json
-from leviathan_train.trainer import proof, settings, upstream
+from leviathan_train.trainer import other_callbacks, proof, settings, upstream
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import start_at
 from leviathan_train.trainer.seam import Seam
@@ -50,7 +50,7 @@ class ResumeCallback(TrainerCallback):
             upstream.skip_the_loop(loop.trainer)
         folder, step = os.environ.get("TENSORBOARD_LOGGING_DIR"), store.step_of(checkpoint.name)
         if folder and step is not None and loop.process.rank == 0:
-            upstream.drop_tensorboard_after(loop.trainer, step, folder)
+            other_callbacks.drop_tensorboard_after(loop.trainer, step, folder)
 
     def _checkpoint(self) -> Path | None:
         """The checkpoint to resume from; None for a new training.
@@ -110,7 +110,7 @@ class ResumeCallback(TrainerCallback):
         if process.rank == 0:
             for name in proof.prove_loaded(trainer, checkpoint):
                 process.say(f"✅ Loaded {name}")
-        upstream.restore_callbacks(trainer)
+        other_callbacks.restore_callbacks(trainer)
         updates, schedule_steps = proof.counts(trainer)
         changed = None
         if loop.fresh is not None:
