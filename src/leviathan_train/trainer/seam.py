@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 from leviathan_train.run.records import SeamWord, Verdict
@@ -15,7 +14,6 @@ LOSS_JUMP = 0.5
 """A larger jump of the loss is wrong, says the guide; less where this run's noise is less."""
 NEEDED = 3
 """Logged losses after the seam that a verdict on the loss needs."""
-_LOOK_BACK = 20
 _TREND = 12
 """Logged losses before the seam that tell where the loss was going."""
 _SIGMAS = 5.0
@@ -26,7 +24,6 @@ _RATE_SLOPES = 1.5
 _RATE_JUMP = 0.2
 _NEAR = 4
 """Logged rates before the seam whose slopes tell what the schedule does near it."""
-_GRADIENT_FACTOR = 10.0
 _MEMORY_FACTOR = 1.10
 
 
@@ -42,6 +39,7 @@ class Seam:
         expected_rate: learning rate of the first step, by the config's schedule.
         memory_before: GPU memory in bytes when the checkpoint was made.
         changed: whether settings were changed on purpose, so that a jump is no fault.
+        other_rows: why the rows are not those that the checkpoint knew would come; else empty.
     """
 
     step: int
@@ -51,6 +49,7 @@ class Seam:
     expected_rate: float | None = None
     memory_before: int | None = None
     changed: bool = False
+    other_rows: str = ""
     after: list[Mapping[str, Any]] = field(default_factory=list)
     memory_after: int | None = None
 
@@ -62,6 +61,8 @@ class Seam:
 
     def verdict(self) -> Verdict:
         """Judge what is known so far."""
+        if self.other_rows:
+            return Verdict(SeamWord.BROKEN, self.other_rows)
         if fault := self._state_fault() or self._rate_fault():
             return Verdict(SeamWord.BROKEN, fault)
         losses = [float(entry["loss"]) for entry in self.before if "loss" in entry]
@@ -78,7 +79,7 @@ class Seam:
             return Verdict(
                 SeamWord.BROKEN, f"{told}, a jump of {jump:.2f} (limit {limit:.2f}): {cause}"
             )
-        if fault := self._rate_jump() or self._gradient_fault():
+        if fault := self._rate_jump():
             return Verdict(SeamWord.BROKEN, fault)
         parts = [told]
         if self.expected_rate is not None:
@@ -152,16 +153,6 @@ class Seam:
         ):
             return ""
         return f"learning_rate jumped from {old:.3e} to {new:.3e}"
-
-    def _gradient_fault(self) -> str:
-        before = [float(e["grad_norm"]) for e in self.before if e.get("grad_norm")]
-        after = [float(e["grad_norm"]) for e in self.after[:NEEDED] if e.get("grad_norm")]
-        if len(before) < NEEDED or len(after) < NEEDED:
-            return ""
-        usual, now = median(before[-_LOOK_BACK:]), median(after)
-        if now > _GRADIENT_FACTOR * usual:
-            return f"grad_norm went from {usual:.3g} to {now:.3g}"
-        return ""
 
     def _memory_note(self) -> str:
         if not self.memory_before or not self.memory_after:

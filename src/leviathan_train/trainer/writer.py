@@ -16,7 +16,7 @@ from leviathan_train.checkpoints.store import Seal
 from leviathan_train.config.load import input_facts, redact, secrets
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.records import Cause, Ending, Phase
-from leviathan_train.trainer import upstream
+from leviathan_train.trainer import rows, upstream
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import position
 from leviathan_train.trainer.sealing import Sealer
@@ -77,11 +77,11 @@ class CheckpointWriter:
         Large checkpoints are sealed beside the training, unless this step is the last.
         """
         loop = self.loop
-        sums = loop.ranks.gather(upstream.loss_sums(loop.trainer))
+        known = loop.ranks.gather((upstream.loss_sums(loop.trainer), self._coming_rows()))
         loop.ranks.barrier()  # rank 0 may be here before rank 1 has written its random state
         if loop.process.rank == 0:
             asked_for, self._asked_for = self._asked_for, set()
-            self._sealer.seal(loop.checkpoint, self._seal(sums), asked_for, wait=loop.pausing)
+            self._sealer.seal(loop.checkpoint, self._seal(known), asked_for, wait=loop.pausing)
 
     def save_log_again(self) -> None:
         """Write the log once more into the last checkpoint of all, which no later one follows."""
@@ -115,7 +115,14 @@ class CheckpointWriter:
         process.close_session(Ending.FINISHED, last, "training ended by itself", Cause.DONE)
         process.say(f"Training finished at step {loop.trainer.state.global_step}.")
 
-    def _seal(self, sums: list[list[float]]) -> Seal:
+    def _coming_rows(self) -> dict[str, str] | None:
+        """Digests of this rank's next rows; a data set that gives none is no fault."""
+        try:
+            return rows.digests(self.loop.trainer, position(self.loop.trainer)["batches"])
+        except Exception:  # any data set of any plugin
+            return None
+
+    def _seal(self, known: list[tuple[list[float], dict[str, str] | None]]) -> Seal:
         loop = self.loop
         return Seal(
             facts=store.facts_of(vars(loop.trainer.state)),
@@ -125,7 +132,8 @@ class CheckpointWriter:
             versions=versions(),
             config=redact(dict(loop.config.values)),
             trainer={
-                "loss_sums": sums,
+                "loss_sums": [sums for sums, _ in known],
+                "rows": [coming for _, coming in known],
                 "position": position(loop.trainer),
                 "evaluation_owed": loop.evaluation_owed,
                 "inputs": input_facts(loop.config),

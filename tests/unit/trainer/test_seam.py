@@ -41,7 +41,6 @@ def judged(
     rate: Rate = cosine,
     rate_after: Rate | None = None,
     jump: float = 0.0,
-    gradient: float = 1.0,
     entries: int = 3,
     seed: int = 0,
     **more: Any,
@@ -49,18 +48,17 @@ def judged(
     """The verdict on a resume at `step` of a training whose loss falls from 3 towards 1."""
     dice = random.Random(seed)
 
-    def entry(at: int, by: Rate, jump: float, gradient: float) -> dict[str, Any]:
+    def entry(at: int, by: Rate, jump: float) -> dict[str, Any]:
         loss = 1 + 2 * math.exp(-at / 60) + dice.gauss(0, noise) + jump
-        norm = gradient * math.exp(dice.gauss(0, 0.2))
-        return {"step": at, "loss": loss, "learning_rate": by(at), "grad_norm": norm}
+        return {"step": at, "loss": loss, "learning_rate": by(at)}
 
     first = step - step % every
-    before = [entry(at, rate, 0.0, 1.0) for at in range(every, first + 1, every)]
+    before = [entry(at, rate, 0.0) for at in range(every, first + 1, every)]
     known = {"optimizer_steps": step, "schedule_steps": step, "expected_rate": rate(step + 1)}
     seam = Seam(step, before, **known | more)
     for number in range(entries):
         at = first + every * (number + 1)
-        seam.add(entry(at, rate_after or rate, jump, gradient))
+        seam.add(entry(at, rate_after or rate, jump))
     return seam.verdict()
 
 
@@ -133,10 +131,6 @@ def test_a_wrong_rate_is_seen_between_sparse_lines_too(factor: float) -> None:
 
 def test_a_loss_that_is_no_number_is_broken() -> None:
     assert "not a number" in judged(jump=float("nan"), entries=1).cause
-
-
-def test_a_burst_of_the_gradient_is_broken() -> None:
-    assert "grad_norm" in judged(gradient=30.0).cause
 
 
 def test_more_gpu_memory_than_before_is_told() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from transformers import TrainerCallback
 
 from leviathan_train.checkpoints import seal as seals
 from leviathan_train.checkpoints import store
+from leviathan_train.config.changes import ORDER
+from leviathan_train.config.load import redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Begin, Phase
 from leviathan_train.system.files import read_json, write_json
-from leviathan_train.trainer import other_callbacks, proof, settings, upstream
+from leviathan_train.trainer import other_callbacks, proof, rows, settings, upstream
 from leviathan_train.trainer.loop import Loop
-from leviathan_train.trainer.position import start_at
+from leviathan_train.trainer.position import position, start_at
 from leviathan_train.trainer.seam import Seam
 from leviathan_train.trainer.writer import CheckpointWriter
 
@@ -97,6 +100,27 @@ class ResumeCallback(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.loop.resumed and state.global_step == self.loop.first_step:
             upstream.set_sampler_epoch(kwargs["train_dataloader"], int(state.epoch or 0))
+            self._prove_rows()
+
+    def _prove_rows(self) -> None:
+        """Compare what comes next in the data with what the checkpoint knew would come."""
+        loop, seal = self.loop, self.loop.resumed_seal
+        known = (seal.trainer.get("rows") or []) if seal else []
+        if seal is None or len(known) != loop.process.world_size or not known[loop.process.rank]:
+            return  # sealed by version 0.1.0, at the end of an epoch, or by another number of ranks
+        place, found = position(loop.trainer), None
+        if place == seal.trainer.get("position"):
+            with contextlib.suppress(Exception):  # any data set of any plugin
+                found = rows.digests(loop.trainer, place["batches"])
+        told = rows.compared(known[loop.process.rank], found or {})
+        worst = max(loop.ranks.gather(told), key=list(rows.Rows).index)
+        if worst is rows.Rows.SAME:
+            loop.process.say("✅ Same rows in the same order")
+            return
+        cause = _why_other_rows(worst, seal.config, loop.config.values)
+        loop.process.output.show(f"⚠️  Other rows than before: {cause}")
+        if loop.seam:
+            loop.seam.other_rows = f"other rows than before: {cause}"
 
     def _restore(self, checkpoint: Path, state: Any) -> None:
         loop, trainer = self.loop, self.loop.trainer
@@ -145,3 +169,13 @@ class ResumeCallback(TrainerCallback):
         at_the_end = state.global_step >= state.max_steps
         if at_the_end and resumed and loop.checkpoint.resolve() == resumed.resolve():
             self.writer.save_log_again()
+
+
+def _why_other_rows(found: rows.Rows, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The likely cause: what changed in the config, or else what can change without it."""
+    changed = [key for key in sorted(ORDER) if before.get(key) != redact(now).get(key)]
+    if changed:
+        return ", ".join(f"{key} was {before.get(key)}" for key in changed)
+    if found is rows.Rows.OTHER_CONTENT:
+        return "the data changed, or was tokenised in another way"
+    return "the data or the number of rows changed, or the libraries draw in another way"
