@@ -1,4 +1,4 @@
-"""The script that makes the environment, and the choice of CI, with stand-ins for Python and uv."""
+"""The script that makes the environment, and CI's choice, with stand-ins for Python and uv."""
 
 from __future__ import annotations
 
