@@ -7,6 +7,7 @@ learning rate or weight decay would silently have no effect.
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -25,9 +26,21 @@ _LED_BY_METRIC = {"ReduceLROnPlateau", "GreedyLR"}
 
 
 def fresh_groups(optimizer: Any) -> list[Group]:
-    """The settings of each parameter group as the config gives them, without parameters."""
+    """The settings of each parameter group as the config gives them.
+
+    Some optimizers keep state in their groups as well (schedule-free: `k`, `weight_sum`,
+    `train_mode`; Prodigy: `d`), which a checkpoint must win over. Settings are what the
+    constructor takes.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    settings = _RATES | {
+        name
+        for kind in type(inner).__mro__
+        if "__init__" in vars(kind)
+        for name in inspect.signature(kind.__init__).parameters
+    }
     return [
-        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+        {key: copy.deepcopy(value) for key, value in group.items() if key in settings - {"params"}}
         for group in optimizer.param_groups
     ]
 

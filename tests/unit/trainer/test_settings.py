@@ -1,0 +1,29 @@
+"""Which part of an optimizer's groups is a setting, and which is state."""
+
+from __future__ import annotations
+
+import torch
+
+from leviathan_train.trainer.settings import fresh_groups
+
+
+class Counting(torch.optim.SGD):
+    """An optimizer that keeps a count in its groups, as schedule-free ones do."""
+
+    def __init__(self, params: list[torch.nn.Parameter], lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr, momentum=0.9)
+        for group in self.param_groups:
+            group |= {"k": 0, "train_mode": False}
+
+
+def test_what_the_constructor_takes_is_a_setting_and_nothing_else() -> None:
+    optimizer = Counting([torch.nn.Parameter(torch.zeros(2))])
+    (group,) = fresh_groups(optimizer)
+    assert {"lr", "momentum", "weight_decay"} <= group.keys()
+    assert not {"k", "train_mode", "params"} & group.keys()
+
+
+def test_a_group_with_a_rate_of_its_own_keeps_it() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": weights[:1], "lr": 0.5}, {"params": weights[1:]}]
+    assert [group["lr"] for group in fresh_groups(torch.optim.AdamW(groups, lr=0.1))] == [0.5, 0.1]
