@@ -97,6 +97,9 @@ def resumed_at(forge: Forge, make: MakeConfig, folder: Path, step: int, **more: 
     resume = {"resume_from_checkpoint": str(checkpoint)}
     resumed = forge.must_train(make(folder / "resumed", **more, **resume), patch=patch)
     assert not differences(training_state(straight.checkpoint), training_state(resumed.checkpoint))
+    assert "Same rows in the same order" in resumed.output
+    sums = [done.records_of("metrics.jsonl")[-1]["train_loss"] for done in (straight, resumed)]
+    assert sums[0] == sums[1]
     return checkpoint
 
 
@@ -125,6 +128,70 @@ def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
 
 
 @pytest.mark.axolotl
+@pytest.mark.axolotl
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"group_by_length": True},
+        {"optimizer": "schedule_free_adamw", "lr_scheduler": "constant"},
+        {"curriculum_sampling": True},
+    ],
+    ids=["group_by_length", "schedule_free", "curriculum"],
+)
+def test_kinds_that_keep_a_state_of_their_own_are_exact_in_a_later_epoch(
+    make_config: MakeConfig, forge: Forge, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    often = {"max_steps": 28, "save_steps": 22, "logging_steps": 3}  # 18 steps an epoch
+    resumed_at(forge, make_config, tmp_path, 22, **often, **settings)
+
+
+def test_rows_in_another_order_are_told_with_the_cause(
+    make_config: MakeConfig, forge: Forge, tmp_path: Path
+) -> None:
+    few = {"max_steps": 12, "save_steps": 4, "logging_steps": 1, "eval_steps": 12}
+    first = forge.must_train(make_config(tmp_path, **few))
+    resume = {"resume_from_checkpoint": str(first.run / "checkpoint-4"), "seed": 7}
+    (tmp_path / "other").mkdir()
+    other = forge.must_train(make_config(tmp_path / "other", **few, **resume))
+    assert "Other rows than before: seed was 42" in other.output
+    assert "Same rows" not in other.output
+    assert other.records("seam.json")[-1]["word"] == "broken"
+
+
+@pytest.mark.axolotl
+@pytest.mark.parametrize("packed", [False, True], ids=["unpacked", "packed"])
+def test_two_ranks_are_exact_in_a_later_epoch(
+    make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path, packed: bool
+) -> None:
+    settings: dict[str, Any] = {
+        "max_memory": {"cpu": "8GiB"},
+        "eval_steps": None,
+        "val_set_size": 0,
+        "logging_steps": 3,
+        "num_epochs": 9,
+        "max_steps": 18,
+        "save_steps": 4,
+    }
+    if packed:
+        settings |= {"sample_packing": True, "pad_to_sequence_len": True}
+    else:
+        settings |= {"micro_batch_size": 4}  # 5 steps an epoch
+    ranks = ("--", "--multi_gpu", "--num_processes", "2")
+    (tmp_path / "straight").mkdir()
+    straight = make_config(tmp_path / "straight", **settings)
+    train(straight, *ranks, env=env_of_ranks)
+    (tmp_path / "paused/run").mkdir(parents=True)
+    shutil.copytree(tmp_path / "straight/run/checkpoint-4", tmp_path / "paused/run/checkpoint-4")
+    paused = make_config(tmp_path / "paused", **settings)
+    step = pause_at(paused, 12, *ranks, env=env_of_ranks)
+    seal = json.loads((tmp_path / f"paused/run/checkpoint-{step}/leviathan.json").read_text())
+    assert seal["trainer"]["position"]["epoch"] >= 1
+    output = train(paused, *ranks, env=env_of_ranks)
+    assert seal["trainer"]["position"]["batches"] == 0 or "Same rows" in output
+    one, other = (tmp_path / name / "run/checkpoint-18" for name in ("straight", "paused"))
+    assert not differences(training_state(one, ranks=2), training_state(other, ranks=2))
+
+
 def test_4_bit_weights_are_the_same_after_a_resume(
     make_config: MakeConfig, forge: Forge, tmp_path: Path
 ) -> None:

@@ -139,7 +139,7 @@ def pause_at(
     return int(json.loads((session / "end.json").read_text())["step"])
 
 
-def training_state(checkpoint: Path) -> dict[str, Any]:
+def training_state(checkpoint: Path, *, ranks: int = 1) -> dict[str, Any]:
     """All that a resume restores, and all that was logged, without the times of day."""
     import torch
     from safetensors.torch import load_file
@@ -150,7 +150,12 @@ def training_state(checkpoint: Path) -> dict[str, Any]:
         "adapter": load_file(checkpoint / "adapter_model.safetensors"),
         "optimizer": torch.load(checkpoint / "optimizer.pt", weights_only=True),
         "scheduler": torch.load(checkpoint / "scheduler.pt", weights_only=True),
-        "rng": torch.load(checkpoint / "rng_state.pth", weights_only=False),
+        "rng": [
+            torch.load(checkpoint / name, weights_only=False)
+            for name in (
+                ["rng_state.pth"] if ranks == 1 else [f"rng_state_{n}.pth" for n in range(ranks)]
+            )
+        ],
         "log": [
             {key: part for key, part in entry.items() if not any(word in key for word in timed)}
             for entry in state["log_history"]

@@ -83,6 +83,11 @@ class Outcome:
         folders = sorted((self.run / ".leviathan/sessions").glob("*"))
         return [json.loads((f / name).read_text()) for f in folders if (f / name).is_file()]
 
+    def records_of(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a JSON lines file of the newest session."""
+        newest = max((self.run / ".leviathan/sessions").glob("*"))
+        return [json.loads(line) for line in (newest / name).read_text().splitlines()]
+
 
 class Forge:
     """The server's client. Use it in a `with`."""

@@ -8,6 +8,7 @@ the epoch alone; torch's global generator is put back afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,11 +33,11 @@ class Rows(StrEnum):
     OTHER_CONTENT = "other content"
 
 
-def digests(trainer: TrainerLike, batches_done: int) -> dict[str, str] | None:
+def digests(trainer: TrainerLike, place: Mapping[str, int]) -> dict[str, str] | None:
     """Digests of the batches that this rank draws next in the current epoch.
 
     Args:
-        batches_done: batches of this rank that were drawn in the epoch so far.
+        place: `epoch`, and `batches` of this rank that were trained in it so far.
 
     Returns:
         `places` and `tokens`; None where nothing follows in this epoch, or where rows are
@@ -46,21 +47,42 @@ def digests(trainer: TrainerLike, batches_done: int) -> dict[str, str] | None:
     sampler = getattr(loader, "batch_sampler", None)
     if sampler is None or not hasattr(loader.dataset, "__getitem__"):
         return None
-    state = torch.get_rng_state()
+    state, done = torch.get_rng_state(), place["batches"]
     try:
-        coming = list(itertools.islice(iter(sampler), batches_done, batches_done + BATCHES))
+        with _at_epoch(sampler, place["epoch"]):
+            coming = list(itertools.islice(iter(sampler), done, done + BATCHES))
     finally:
         torch.set_rng_state(state)
     places = list(_flat(coming))
     if not places:
         return None
     tokens = hashlib.sha256()
-    for place in places[:ROWS]:
-        row = loader.dataset[place]
+    for number in places[:ROWS]:
+        row = loader.dataset[number]
         tokens.update(repr(list(row["input_ids"]) if "input_ids" in row else row).encode())
     # How the places are grouped counts, too: other packs are other batches.
     grouped = hashlib.sha256(repr(coming).encode())
     return {"places": grouped.hexdigest(), "tokens": tokens.hexdigest()}
+
+
+@contextlib.contextmanager
+def _at_epoch(sampler: Any, epoch: int) -> Iterator[None]:
+    """Let a sampler draw as in `epoch`, and be as it was afterwards.
+
+    accelerate's `SeedableRandomSampler` moves to the next epoch when it is exhausted, which data
+    workers that fetch ahead may have done long before the last batch is trained.
+    """
+    before = []
+    while sampler is not None:
+        if isinstance(getattr(sampler, "epoch", None), int):
+            before.append((sampler, sampler.epoch))
+            sampler.epoch = epoch
+        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+    try:
+        yield
+    finally:
+        for moved, own in before:
+            moved.epoch = own
 
 
 def compared(known: Mapping[str, str], found: Mapping[str, str]) -> Rows:

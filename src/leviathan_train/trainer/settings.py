@@ -36,8 +36,8 @@ def fresh_groups(optimizer: Any) -> list[Group]:
     settings = _RATES | {
         name
         for kind in type(inner).__mro__
-        if "__init__" in vars(kind)
-        for name in inspect.signature(kind.__init__).parameters
+        if (constructor := vars(kind).get("__init__"))
+        for name in inspect.signature(constructor).parameters
     }
     return [
         {key: copy.deepcopy(value) for key, value in group.items() if key in settings - {"params"}}

@@ -118,7 +118,7 @@ class CheckpointWriter:
     def _coming_rows(self) -> dict[str, str] | None:
         """Digests of this rank's next rows; a data set that gives none is no fault."""
         try:
-            return rows.digests(self.loop.trainer, position(self.loop.trainer)["batches"])
+            return rows.digests(self.loop.trainer, position(self.loop.trainer))
         except Exception:  # any data set of any plugin
             return None
 

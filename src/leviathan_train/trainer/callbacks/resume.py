@@ -111,7 +111,7 @@ class ResumeCallback(TrainerCallback):
         place, found = position(loop.trainer), None
         if place == seal.trainer.get("position"):
             with contextlib.suppress(Exception):  # any data set of any plugin
-                found = rows.digests(loop.trainer, place["batches"])
+                found = rows.digests(loop.trainer, place)
         told = rows.compared(known[loop.process.rank], found or {})
         worst = max(loop.ranks.gather(told), key=list(rows.Rows).index)
         if worst is rows.Rows.SAME:
