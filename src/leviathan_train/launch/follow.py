@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config.load import Config, is_secret
+from leviathan_train.config.load import Config
+from leviathan_train.config.redact import is_secret
 from leviathan_train.errors import UsageError
 from leviathan_train.launch.outcome import cause_in, tail
 from leviathan_train.launch.requests import close_as
@@ -88,7 +89,7 @@ def build_argv(
     overrides = {key: value for key, value in config.overrides.items() if key != "plugins"}
     overrides.pop("resume_from_checkpoint", None)
     resume = [f"--resume_from_checkpoint={_literal(str(resume_from))}"] if resume_from else []
-    if not resume and config.resume_from_checkpoint:
+    if not resume and config.values.get("resume_from_checkpoint"):
         resume = ["--resume_from_checkpoint=None"]
     return (
         python,

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from leviathan_train.config import load as configs
+from leviathan_train.config.load import load_config, nearest
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.system import processes
 from leviathan_train.system.files import read_json, write_json
@@ -432,12 +432,12 @@ def find(target: str | None, root: Path = TRAINING_ROOT) -> Run:
     if "/" not in target and target not in {"", ".", ".."} and is_run(root / target):
         return Run(root / target)
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
-        return Run(configs.load(path).output_dir)
+        return Run(load_config(path).output_dir)
     if path.is_dir():
         return Run(path)
     if (root / target).is_dir() and target not in {"", ".", ".."}:
         return Run(root / target)
     names = [run.name for run in all_runs(root)]
-    close = configs.nearest(target, names)
+    close = nearest(target, names)
     hint = f"Did you mean {close}?" if close else "See them with:  leviathan runs"
     raise UsageError(f"No run {target!r}: no such folder, config, or name below {root}.", hint)

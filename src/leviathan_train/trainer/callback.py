@@ -24,7 +24,8 @@ from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.final import hide_secrets, keep_final
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Facts, Seal
-from leviathan_train.config.load import Config, input_facts, redact, secrets
+from leviathan_train.config.load import Config
+from leviathan_train.config.redact import redact, secrets
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import End, Run
 from leviathan_train.system.files import read_json, write_json
@@ -49,11 +50,14 @@ class LeviathanCallback(TrainerCallback):
     before anything that belongs to a finished training can happen.
     """
 
-    def __init__(self, life: Life, trainer: Any, cfg: Any, config: Config) -> None:
+    def __init__(
+        self, life: Life, trainer: Any, cfg: Any, config: Config, inputs: dict[str, Any]
+    ) -> None:
         self.life = life
         self.trainer = trainer
         self.cfg = cfg
         self.config = config
+        self.inputs = inputs
         self.fresh: list[restore.Group] | None = None
         self.schedule_steps = 0
         self.pausing = False
@@ -401,7 +405,7 @@ class LeviathanCallback(TrainerCallback):
                 "loss_sums": sums,
                 "position": restore.position(self.trainer),
                 "evaluation_owed": self.evaluation_owed,
-                "inputs": input_facts(self.config),
+                "inputs": self.inputs,
                 "gpu_memory": gpu_memory(),
             },
         )

@@ -17,8 +17,9 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, Field
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from leviathan_train.config import changes
-from leviathan_train.config.load import Config, input_facts
+from leviathan_train.config.effects import NOT_SETTINGS
+from leviathan_train.config.inputs import input_facts
+from leviathan_train.config.load import Config
 from leviathan_train.system import processes
 from leviathan_train.trainer import prepared, restore
 from leviathan_train.trainer.callback import LeviathanCallback
@@ -52,14 +53,20 @@ class LeviathanPlugin(BasePlugin):
         self.life: Life | None = None
         self.callback: LeviathanCallback | None = None
         self.config_path = "config"
+        self.inputs: dict[str, Any] = {}
         self.ended = 0
         self.reset_preprocess = False
 
     def register(self, cfg: Any) -> None:
         """Called with the config as written, overrides applied; by every axolotl command."""
         self.raw = copy.deepcopy(dict(cfg))
-        for key in changes.NOT_SETTINGS:
+        for key in NOT_SETTINGS:
             self.raw.pop(key, None)
+        resumed = cfg.get("resume_from_checkpoint")
+        if cfg.get("lora_model_dir") and (Path(str(resumed)) / "adapter_config.json").is_file():
+            # Axolotl would shape the adapter as that one is (loaders/adapter.py, `load_lora`),
+            # and the resumed weights might not fit.
+            cfg["lora_model_dir"] = str(resumed)
         self.config_path = str(cfg.get("axolotl_config_path") or "config")
         if os.environ.get(processes.SESSION_ENV):
             self.life = Life(cfg)
@@ -75,15 +82,17 @@ class LeviathanPlugin(BasePlugin):
             life.phase("data")
             if life.rank == 0:
                 prepared.discard_half_prepared(cfg)
-            facts = input_facts(Config(Path(self.config_path), self.raw))["data"]
+            config = Config(Path(self.config_path), self.raw)
             resumed = bool(cfg.resume_from_checkpoint)
             if life.session.launch.get("prepare_anew") or (
-                not resumed and prepared.is_stale(cfg, facts)
+                not resumed and prepared.is_stale(cfg, config)
             ):
-                # As `axolotl preprocess` does: the rows are made anew and replace the old.
+                # As `axolotl preprocess` does: the rows are prepared again and replace the old.
                 self.reset_preprocess, cfg.is_preprocess = True, True
-            if life.rank == 0 and not (resumed and not self.reset_preprocess):
-                prepared.remember(cfg, facts)
+            if life.rank == 0:
+                self.inputs = input_facts(config, prepared.sources(cfg))
+                if not resumed or self.reset_preprocess:
+                    prepared.remember(cfg, self.inputs["data"])
 
     def pre_model_load(self, cfg: Any) -> None:
         if self.reset_preprocess:
@@ -110,7 +119,7 @@ class LeviathanPlugin(BasePlugin):
         trainer.remove_callback(PrinterCallback)
         config = Config(Path(self.config_path), self.raw)
         keep_workers(trainer)
-        self.callback = LeviathanCallback(life, trainer, cfg, config)
+        self.callback = LeviathanCallback(life, trainer, cfg, config, self.inputs)
         trainer.add_callback(self.callback)
 
     def post_train(self, cfg: Any, model: Any) -> None:

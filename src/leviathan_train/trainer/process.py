@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from leviathan_train.config.load import redact
+from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import End, Phase, Run, Session, Status
 from leviathan_train.system import processes

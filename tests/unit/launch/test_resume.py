@@ -10,7 +10,9 @@ import pytest
 
 from leviathan_train.checkpoints import reseal, retention
 from leviathan_train.checkpoints import store as checkpoints
-from leviathan_train.config import changes
+from leviathan_train.checkpoints.origin import origin_of
+from leviathan_train.config.changes import changes_since
+from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError
 from leviathan_train.launch import resume
@@ -54,11 +56,19 @@ def test_a_checkpoint_of_plain_axolotl_is_compared_alike_before_and_after_a_rese
     shapes.make(tmp_path, 10)
     config = plain_config(tmp_path)
     (before,) = checkpoints.scan(run)
-    found = [change for change in changes.compare(config, before) if change.effect == "refused"]
+    found = [
+        change
+        for change in changes_since(origin_of(before), config)
+        if change.effect is Effect.REFUSED
+    ]
     reseal.reseal(run, before)
     (after,) = checkpoints.scan(run)
     assert after.state == "intact"
-    again = [change for change in changes.compare(config, after) if change.effect == "refused"]
+    again = [
+        change
+        for change in changes_since(origin_of(after), config)
+        if change.effect is Effect.REFUSED
+    ]
     assert again == found == []
 
 
