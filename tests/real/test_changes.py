@@ -217,8 +217,9 @@ def test_a_config_that_is_the_same_has_no_changes(
     bench: Bench, tmp_path: Path, env: dict[str, str]
 ) -> None:
     settings = {**SHORT, "plugins": None, "resume_from_checkpoint": True, "strict": True}
+    # An option over a bool of the YAML: Axolotl alone would make False of it.
     path = bench.make_config(tmp_path, **settings)
-    sets = ("learning_rate=5e-3", "lora_target_modules=[v_proj, q_proj]", "trl.beta=0.1")
+    sets = ("learning_rate=5e-3", "lora_target_modules=[v_proj, q_proj]", "bf16=auto")
     command = ("train", path, *(part for text in sets for part in ("--set", text)))
     leviathan(*command, cwd=tmp_path, env=env, check=0)
     for checkpoint in scan(Run(tmp_path / "run")):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from leviathan_train.config.load import Config
 from leviathan_train.system import processes
 from leviathan_train.trainer import prepared, restore
 from leviathan_train.trainer.callback import LeviathanCallback
+from leviathan_train.trainer.overrides import restore_strings
 from leviathan_train.trainer.process import Life
 from leviathan_train.trainer.workers import keep_workers
 
@@ -59,6 +61,7 @@ class LeviathanPlugin(BasePlugin):
 
     def register(self, cfg: Any) -> None:
         """Called with the config as written, overrides applied; by every axolotl command."""
+        restore_strings(cfg, sys.argv[1:])
         self.raw = copy.deepcopy(dict(cfg))
         for key in NOT_SETTINGS:
             self.raw.pop(key, None)
