@@ -15,11 +15,13 @@ _AXOLOTL: Mapping[tuple[int, int], str] = {
         " FSDP version 1 is refused"
     ),
     (0, 21): (
-        "from 0.21 on, the prepared rows have another folder, so they are prepared again, and"
-        " fsdp_version is 2 by default"
+        "from 0.21 on, gradient accumulation averages the loss over tokens instead of"
+        " micro-batches, fsdp_version is 2 by default, and the rows are prepared again (the same"
+        " rows in the same order)"
     ),
 }
-"""What changed for a resume with a minor version, found by comparing the packages."""
+"""What changed for a resume with a minor version. The loss and the rows were seen when a run of
+0.19 was resumed with 0.21; the rest is from the source."""
 
 _TIED_HEADS = (
     "from peft 0.21 on, a LoRA on a tied head shares the weights of that on the embedding, so"
