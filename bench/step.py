@@ -39,7 +39,7 @@ def main() -> None:
         process: Any = SimpleNamespace(listener=listener, rank=0, world_size=1, run=run)
         trainer: Any = SimpleNamespace(args=args, state=state)
         cfg = SimpleNamespace(leviathan_save_minutes=30)
-        loop = Loop(process, trainer, cfg, Config(Path("config"), {}), Ranks(0, 1))
+        loop = Loop(process, trainer, cfg, Config(Path("config"), {}), Ranks(0, 1), {})
         writer: Any = None
         called = (callbacks.PauseCallback(loop, writer), callbacks.ReportCallback(loop))
         began = time.perf_counter()

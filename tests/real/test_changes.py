@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from leviathan_train.checkpoints.origin import origin_of
+from leviathan_train.checkpoints.store import scan
+from leviathan_train.config.changes import changes_since
+from leviathan_train.config.load import load_config
+from leviathan_train.run.folder import Run
 from support.demo import Demo, MakeConfig
-from support.driver import differences
+from support.driver import differences, leviathan
 from support.forked import Forge, Outcome
 
 pytestmark = [
@@ -66,7 +71,7 @@ class Bench:
         return self.made[key]
 
     def resume(self, origin: Outcome, step: int, **settings: Any) -> Outcome:
-        """Go on from a checkpoint of `origin` in a run of its own; nothing is compared first."""
+        """Resume from a checkpoint of `origin` in a run of its own; nothing is compared first."""
         checkpoint = str(origin.run / f"checkpoint-{step}")
         return self.forge.train(self.config(**settings, resume_from_checkpoint=checkpoint))
 
@@ -198,6 +203,42 @@ def test_other_settings_of_the_step_take_effect(bench: Bench, change: dict[str, 
     )
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_adapter_to_begin_with_does_no_harm_beside_a_resume(bench: Bench, exact: bool) -> None:
+    origin = bench.fresh(lora_dropout=0.1)
+    other = bench.fresh(lora_r=8 if exact else 4)
+    named = {"lora_dropout": 0.1, "lora_model_dir": str(other.checkpoint)}
+    resumed = bench.resume(origin, 3, **named)
+    assert resumed.code == 0, resumed.output[-2000:]
+    assert resumed.logged("loss") == origin.logged("loss")
+    adapters = [load_file(it.checkpoint / "adapter_model.safetensors") for it in (origin, resumed)]
+    assert not differences(*adapters)
+    if not exact:
+        alone = bench.resume(origin, 3, **named, plugins=None)
+        assert "size mismatch" in alone.output
+
+
+def test_a_config_that_is_the_same_has_no_changes(
+    bench: Bench, tmp_path: Path, env: dict[str, str]
+) -> None:
+    settings = {**SHORT, "plugins": None, "resume_from_checkpoint": True, "strict": True}
+    # An option over a bool of the YAML: Axolotl alone would make False of it.
+    path = bench.make_config(tmp_path, **settings)
+    sets = ("learning_rate=5e-3", "lora_target_modules=[v_proj, q_proj]", "bf16=auto")
+    command: list[str | Path] = ["train", path]
+    command += [part for text in sets for part in ("--set", text)]
+    leviathan(*command, cwd=tmp_path, env=env, check=0)
+    for checkpoint in scan(Run(tmp_path / "run")):
+        assert checkpoint.state == "intact"
+        origin = origin_of(checkpoint)
+        assert origin.inputs["base"]["weights"] and origin.inputs["data"]
+        assert changes_since(origin, load_config(path, sets), world_size=1) == []
+    done = leviathan(*command, "--set", "max_steps=8", cwd=tmp_path, env=env, check=0)
+    assert "FOUND EXISTING CHECKPOINT: step 6" in done.stdout
+    assert "max_steps: 6 -> 8: takes effect" in done.stdout
+    assert done.stdout.count(": takes effect") == 1
+
+
 # -- what is refused: what Axolotl alone would do ---------------------------------------
 
 LONG: Mapping[str, Any] = {
@@ -279,7 +320,7 @@ def other_base(bench: Bench, demo: Demo) -> Path:
 
 @pytest.fixture(scope="module")
 def honest(bench: Bench) -> dict[int, float]:
-    """Losses of plain Axolotl that goes on from step 30 with nothing changed."""
+    """Losses of plain Axolotl that resumes from step 30 with nothing changed."""
     origin = bench.fresh(**LONG)
     done = bench.resume(origin, 30, **{**LONG, "max_steps": 33, "plugins": None})
     assert done.code == 0, done.output[-2000:]

@@ -58,6 +58,7 @@ def test_an_old_run_is_read(house: Path, env: dict[str, str]) -> None:
 def test_an_old_run_is_resumed_and_finished(house: Path, env: dict[str, str]) -> None:
     done = leviathan("train", "config.yaml", cwd=house, env=env, check=0)
     assert "FOUND EXISTING CHECKPOINT: step 6" in done.stdout
+    assert "weights of base_model: not recorded" in done.stdout
     assert "✅ Loaded optimizer state" in done.stdout
     assert "Resume at step 6: continuous" in done.stdout
     run = house / "work/training/first_house"

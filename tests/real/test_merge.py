@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.config import load as config
+from leviathan_train.config.load import load_config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.merge import adapters, merging
 from leviathan_train.run.folder import Run
@@ -280,7 +280,7 @@ def test_a_run_of_plain_axolotl_needs_its_config_named(trained: Trained, paused:
     goal = paused.path.with_name("goal")
     with pytest.raises(UsageError, match="Nothing tells with which settings"):
         merging.make_plan(paused, "final", goal)
-    cfg = config.load(trained.config)
+    cfg = load_config(trained.config)
     assert merging.make_plan(paused, "final", goal, config=cfg).quantised
 
 
@@ -301,7 +301,7 @@ def test_what_is_damaged_missing_or_of_another_base_is_refused(
     trained: Trained, paused: Run, demo: Demo, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     run, goal = paused, tmp_path / "goal"
-    cfg = config.load(trained.config)
+    cfg = load_config(trained.config)
 
     def refused(choice: str, **values: str) -> str:
         named = replace(cfg, values={**cfg.values, **values})

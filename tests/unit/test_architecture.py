@@ -57,6 +57,9 @@ DOCUMENTED = {
 }
 """The modules that their libraries document for others; every other one may move at any time."""
 
+KEYS_OF_FILES = {"_name_or_path"}
+"""Keys of a model's config.json: strings with an underscore that are no names of Python."""
+
 PRIVATE_ELSEWHERE = {
     "jobs/merge.py",
     "jobs/reference.py",
@@ -123,7 +126,7 @@ def private_names(tree: ast.Module) -> Iterator[str]:
             if re.fullmatch(r"_[a-z]\w*", node.attr) and node.attr not in own | {"_exit"}:
                 yield f"line {node.lineno}: {ast.unparse(node)}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"_[a-z]\w*", node.value) and node.value not in own:
+            if re.fullmatch(r"_[a-z]\w*", node.value) and node.value not in own | KEYS_OF_FILES:
                 yield f"line {node.lineno}: {node.value!r}"
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for module in modules_imported(node):

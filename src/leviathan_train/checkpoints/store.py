@@ -24,6 +24,7 @@ from leviathan_train.checkpoints.seal import Stat
 from leviathan_train.checkpoints.seal import facts_of as facts_of
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
+from leviathan_train.run.lookup import is_run
 from leviathan_train.system.files import read_json, sync_folder, write_json
 
 INDEX_VERSION = 1
@@ -274,7 +275,9 @@ def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
 
 def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:
-    """The checkpoint meant by `latest`, `best`, a step, or a path, intact or not.
+    """The checkpoint meant by `latest`, `best`, a step, or its path, intact or not.
+
+    The path of a run means the newest intact one in it.
 
     Raises:
         UsageError: there is none such, with the reason.
@@ -310,8 +313,12 @@ def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:
     path = Path(choice).resolve()
     if path.is_dir() and _NAME.fullmatch(path.name):
         return inspect(Run(path.parent), path)
+    if is_run(path):
+        other = Run(path)
+        return select(other, "latest", scan(other))
     raise UsageError(
-        f"No checkpoint {choice!r}.", "Name latest, best, a step, or a folder checkpoint-<step>."
+        f"No checkpoint {choice!r}.",
+        "Name latest, best, a step, a folder checkpoint-<step>, or the folder of a run.",
     )
 
 

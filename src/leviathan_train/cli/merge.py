@@ -11,8 +11,7 @@ import click
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
-from leviathan_train.config import load as config
-from leviathan_train.config.load import Config
+from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined
 from leviathan_train.merge import adapters, merging
 from leviathan_train.merge.merging import Progress
@@ -99,7 +98,7 @@ def _find(target: str | None, choice: str, *, quiet: bool) -> tuple[Run, Config 
         return adapters.owner(Path(choice)), None
     found = find_run(target, quiet=quiet)
     path = Path(target or "")
-    return found, config.load(path) if path.suffix in {".yml", ".yaml"} else None
+    return found, load_config(path) if path.suffix in {".yml", ".yaml"} else None
 
 
 class _Screen:

@@ -17,7 +17,7 @@ from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import accelerate_arguments, as_json, config_argument, sets_option
 from leviathan_train.cli.train import Starter
-from leviathan_train.config import load as config
+from leviathan_train.config.load import load_config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import outcome as ending
 from leviathan_train.launch import requests as control
@@ -53,7 +53,7 @@ def selftest(
 
     Example:  leviathan selftest configs/demo_cpu.yaml --steps 20
     """
-    base = config.load(config_path, sets)
+    base = load_config(config_path, sets)
     folder = base.output_dir.parent / ".selftest" / base.output_dir.name
     if folder.exists() and any(Run(path).live_session() for path in folder.iterdir()):
         raise LeviathanError(f"A selftest is going on in {folder}.")
@@ -72,7 +72,7 @@ def selftest(
 
     def starter(name: str) -> Starter:
         given = (*sets, *shared, f"output_dir={folder / name}")
-        cfg = config.load(config_path, given)
+        cfg = load_config(config_path, given)
         made = Starter(cfg, PAUSE_GRACE, accelerate_args, yes=True, quiet=json)
         made.check()
         return made

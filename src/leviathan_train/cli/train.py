@@ -13,14 +13,16 @@ import click
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import accelerate_arguments, config_argument, sets_option
 from leviathan_train.cli.prompts import ask, confirm, confirm_resume
-from leviathan_train.config import changes, keys
-from leviathan_train.config import load as config
+from leviathan_train.config import keys
 from leviathan_train.config import requirements as needs
-from leviathan_train.config.changes import Change
-from leviathan_train.config.load import Config
+from leviathan_train.config.changes import Change, Topic, changes_since
+from leviathan_train.config.effects import Effect
+from leviathan_train.config.inputs import check_inputs
+from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import DONE, Declined, UsageError
 from leviathan_train.launch import command, resume
 from leviathan_train.launch import follow as launch
@@ -94,7 +96,7 @@ def train(
 
     Example:  leviathan train configs/demo_cpu.yaml --until 08:00
     """
-    cfg = config.load(config_path, sets)
+    cfg = load_config(config_path, sets)
     deadline = _deadline(until, for_)
     hours = Window.parse(window) if window is not None else None
     start_of = Starter(cfg, grace, accelerate_args, yes=yes)
@@ -164,7 +166,7 @@ class Starter:
             UsageError: an input or a package is missing, or a key is unknown.
             LeviathanError: the run is training already.
         """
-        config.check_inputs(self.config)
+        check_inputs(self.config)
         for line in unknown_keys(self.config, pass_all=self._yes):
             self.screen.line(f"⚠️  {line}")
         needs.require_gpu(self.config, has_gpu=command.has_gpu())
@@ -261,17 +263,17 @@ class Starter:
         if offer.checkpoint is None:
             return []
         processes = command.processes_of(self._accelerate, has_gpu=command.has_gpu())
-        found = changes.compare(self.config, offer.checkpoint, world_size=processes)
+        found = changes_since(origin_of(offer.checkpoint), self.config, world_size=processes)
         for line in render.changes(found):
             self.screen.line(line)
-        refused = [change for change in found if change.effect == "refused"]
+        refused = [change for change in found if change.effect is Effect.REFUSED]
         if refused:
             first = refused[0]
             raise UsageError(
                 f"{self.config.path}: {', '.join(change.key for change in refused)} must stay as in"
                 f" {offer.checkpoint.name} ({first.key} was {first.old}): {first.why}.",
                 "Restore it, or start another run with:  --set output_dir=work/training/NAME    or"
-                " over:  --resume never",
+                " start over with:  --resume never",
             )
         return found
 
@@ -279,7 +281,7 @@ class Starter:
         """Have changes that cost something confirmed.
 
         Returns:
-            Whether the rows are to be prepared anew.
+            Whether the rows are to be prepared again.
         """
         asked = [change for change in found if change.needs_yes]
         if not asked or self._yes:
@@ -287,19 +289,19 @@ class Starter:
         if not interactive:
             raise UsageError(
                 f"{', '.join(change.key for change in asked)} changed since the checkpoint, and"
-                " there is no terminal to ask at.",
-                "Add --yes to go on with the prepared rows as they are, or restore the old value.",
+                " this cannot be asked without a terminal.",
+                "Add --yes to resume with the prepared rows as they are, or restore the old value.",
             )
-        stale = [change for change in asked if change.key.startswith("data file")]
+        stale = [change for change in asked if change.topic is Topic.DATA_FILE]
         others = [change for change in asked if change not in stale]
-        if others and not confirm("Go on all the same?"):
+        if others and not confirm("Resume with these changes?"):
             raise Declined("Nothing was changed.")
         if not stale:
             return False
-        answer = ask("Keep the prepared rows, or make them anew?", ("keep", "anew", "no"))
+        answer = ask("Keep the prepared rows, or rebuild them?", ("keep", "rebuild", "no"))
         if answer == "no":
             raise Declined("Nothing was changed.")
-        return answer == "anew"
+        return answer == "rebuild"
 
 
 def unknown_keys(cfg: Config, *, pass_all: bool) -> list[str]:

@@ -1,10 +1,8 @@
-"""An Axolotl config, read once into what is used of it."""
+"""An Axolotl config: the YAML file with its overrides, read once."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -16,13 +14,6 @@ from leviathan_train.errors import UsageError
 
 PLUGIN = "leviathan_train.plugin.LeviathanPlugin"
 
-_LOCAL_DATA = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".zst", ".gz"}
-_SECRET = re.compile(
-    r"(token|secret|password|passwd|pwd|credential|auth|authorization|wandb_key"
-    r"|(api|access|private|secret|storage|account)_?key(_id)?)s?$|^key$",
-    re.IGNORECASE,
-)
-_NOT_SECRET = re.compile(r"(special|added|fix_untrained|lora)_?tokens$|^tokens$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
 
@@ -44,7 +35,7 @@ class Config:
 
     @property
     def command(self) -> str:
-        """What starts the run, or goes on with it."""
+        """The command that starts the run, or resumes it."""
         sets = [part for text in self.typed for part in ("--set", text)]
         return shlex.join(["leviathan", "train", str(self.path), *sets])
 
@@ -55,15 +46,23 @@ class Config:
 
     @property
     def resume_from_checkpoint(self) -> Path | None:
-        """The checkpoint that the config itself names."""
+        """The checkpoint, or the run's folder, that the config itself names.
+
+        None also where the config says `true`, as transformers' users do: that means the
+        run's newest checkpoint, which is what a start takes anyway.
+        """
         value = self.values.get("resume_from_checkpoint")
-        return Path(str(value)) if value else None
+        if not value or value is True or str(value).lower() in {"true", "yes"}:
+            return None
+        return Path(str(value))
 
     @property
     def plugins(self) -> list[str]:
         """The config's plugins and ours, ours last."""
         named = self.values.get("plugins") or []
         plugins = [named] if isinstance(named, str) else [str(name) for name in named]
+        # Axolotl 0.21 also takes `package.module:Class`, and stores it with a dot.
+        plugins = [name.replace(":", ".") for name in plugins]
         return plugins if PLUGIN in plugins else [*plugins, PLUGIN]
 
     @property
@@ -71,36 +70,8 @@ class Config:
         """Where Axolotl keeps the tokenised rows."""
         return Path(str(self.values.get("dataset_prepared_path") or "last_run_prepared"))
 
-    def local_datasets(self) -> list[tuple[str, Path]]:
-        """Key and path of each data set that is a file or folder on this machine."""
-        found = []
-        for key in ("datasets", "test_datasets", "pretraining_dataset"):
-            entries = self.values.get(key) or []
-            for index, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-                path = entry.get("path") if isinstance(entry, Mapping) else entry
-                where = f"{key}[{index}].path"
-                if path and is_data_file(str(path)):
-                    found.append((where, Path(str(path)).expanduser()))
-                files = entry.get("data_files") if isinstance(entry, Mapping) else None
-                for name in files if isinstance(files, list) else [files] if files else []:
-                    if is_local(str(name)):
-                        found.append((f"{key}[{index}].data_files", Path(str(name))))
-        return found
 
-
-def is_local(name: str) -> bool:
-    """Whether `name` means a path on this machine rather than a repository on a hub."""
-    if "://" in name:
-        return False
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.exists(name)
-
-
-def is_data_file(name: str) -> bool:
-    """Whether `name` means a data file or folder on this machine."""
-    return "://" not in name and (is_local(name) or Path(name).suffix in _LOCAL_DATA)
-
-
-def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a config and apply `KEY=VALUE` overrides.
 
     Raises:
@@ -119,7 +90,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"Cannot read {path}: {error}.", "Check the file and its rights."
+            f"Cannot read {path}: {error}.", "Check the file and its permissions."
         ) from None
     try:
         values = yaml.load(text, Loader=loader)
@@ -127,10 +98,10 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UsageError(f"{path}{where}: not valid YAML: {problem}.", "Mend that line.") from None
+        raise UsageError(f"{path}{where}: not valid YAML: {problem}.", "Fix that line.") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(
-            f"{path} holds no mapping of keys to values.",
+            f"{path} is not a mapping of keys to values.",
             "An Axolotl config starts like this:  base_model: Qwen/Qwen3-8B",
         )
     typed = tuple(overrides)
@@ -141,7 +112,8 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     output_dir = values.get("output_dir")
     if output_dir is not None and (not isinstance(output_dir, str) or "\0" in output_dir):
         raise UsageError(
-            f"{path}: output_dir is no name of a folder.", f'Write  output_dir: "{output_dir!s}"'
+            f"{path}: output_dir is not the name of a folder.",
+            f'Write  output_dir: "{output_dir!s}"',
         )
     _check_shape(config)
     if not output_dir or not output_dir.strip():
@@ -151,65 +123,24 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         )
     if Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise UsageError(
-            f"{path}: output_dir {output_dir} is a file.", "Name a folder for the run there."
+            f"{path}: output_dir {output_dir} is a file.", "Name a folder for the run instead."
         )
     return config
 
 
 def _check_shape(config: Config) -> None:
-    """Refuse values of a kind that Axolotl would refuse, where they are used before it is."""
+    """Refuse values of a wrong type in keys that are used before Axolotl validates them."""
     plugins = config.values.get("plugins")
     if not isinstance(plugins, str | list | None):
         raise UsageError(
-            f"{config.path}: plugins is no list.", f"Write  plugins: [{PLUGIN}]  or leave it out."
+            f"{config.path}: plugins is not a list.",
+            f"Write  plugins: [{PLUGIN}]  or leave it out.",
         )
     for key in ("base_model", "adapter", "optimizer", "lr_scheduler"):
         if isinstance(config.values.get(key), list | Mapping):
             raise UsageError(
-                f"{config.path}: {key} is no name.", "Give one name, without [ ] or { }."
+                f"{config.path}: {key} is not a name.", "Give one name, without [ ] or { }."
             )
-
-
-def check_inputs(config: Config) -> None:
-    """Check that the base model and the data sets that are named as paths exist.
-
-    Raises:
-        UsageError: naming the key and the path that is missing.
-    """
-    base = config.values.get("base_model")
-    if not base:
-        raise UsageError(
-            f"{config.path}: key base_model is missing.",
-            "Add a line such as  base_model: Qwen/Qwen3-8B",
-        )
-    for key in ("datasets", "test_datasets"):
-        if not isinstance(config.values.get(key) or [], list):
-            raise UsageError(
-                f"{config.path}: {key} is no list.",
-                f"Write  {key}: [{{path: data.jsonl, ds_type: json, type: alpaca}}]",
-            )
-    if is_local(str(base)) and not Path(str(base)).expanduser().exists():
-        raise UsageError(
-            f"{config.path}: base_model {base} does not exist.",
-            "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
-        )
-    if not is_local(str(base)) and model_folder(str(base)) is None and _hub_is_offline():
-        raise UsageError(
-            f"{config.path}: base_model {base} is neither a folder nor in the hub's cache,"
-            " and HF_HUB_OFFLINE forbids to fetch it.",
-            "Unset HF_HUB_OFFLINE, or name the folder of a model.",
-        )
-    for key, path in config.local_datasets():
-        if not path.exists():
-            raise UsageError(
-                f"{config.path}: {key}: {path} does not exist.",
-                "Correct the path, or put the data there.",
-            )
-    if not config.values.get("datasets") and not config.values.get("pretraining_dataset"):
-        raise UsageError(
-            f"{config.path}: key datasets is missing.",
-            "Add  datasets: [{path: data.jsonl, ds_type: json, type: alpaca}]",
-        )
 
 
 def normalise(value: Any) -> Any:
@@ -224,41 +155,6 @@ def normalise(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [normalise(item) for item in value]
     return value
-
-
-def redact(value: Any) -> Any:
-    """`value` without any token, key or password in it."""
-    if isinstance(value, Mapping):
-        return {
-            str(key): "[redacted]" if item and is_secret(str(key), item) else redact(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
-    if isinstance(value, str):
-        value = re.sub(r"(://)[^/\s@]+@", r"\1[redacted]@", value)
-        value = re.sub(
-            r"(?i)([?&][\w-]*(?:token|key|sig|signature|secret)=)[^&\s]+", r"\1[redacted]", value
-        )
-        return re.sub(r"\b(hf_|sk-|ghp_|glpat-)[A-Za-z0-9_-]{16,}", "[redacted]", value)
-    return value
-
-
-def is_secret(key: str, value: Any = "x") -> bool:
-    """Whether the value of `key` may be a credential."""
-    if isinstance(value, bool | Mapping):
-        return False
-    if not isinstance(value, str) and re.search(r"tokens?$", key, re.IGNORECASE):
-        return False  # of text
-    return bool(_SECRET.search(key)) and not _NOT_SECRET.search(key)
-
-
-def secrets(value: Any) -> set[str]:
-    """Every credential in `value`, to be kept out of a text that quotes it."""
-    if isinstance(value, Mapping):
-        own = {str(item) for key, item in value.items() if item and is_secret(str(key), item)}
-        return own.union(*map(secrets, value.values()))
-    return set().union(*map(secrets, value)) if isinstance(value, list | tuple) else set()
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -297,49 +193,4 @@ def _similar_config(path: Path) -> str:
     best = nearest(str(path), names)
     if best:
         return f"Did you mean {best}?"
-    return f"There: {', '.join(names[:5])}." if names else "Name an Axolotl YAML file."
-
-
-def _hub_is_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
-
-
-def model_folder(name: str) -> Path | None:
-    """The base model's folder: itself, or its newest snapshot in the hub's cache."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = [path for path in snapshots.glob("*") if (path / "config.json").exists()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def input_facts(config: Config) -> dict[str, Any]:
-    """What a resume depends on outside of the config: the base model and the data files.
-
-    Returns:
-        `base`: name and, for a folder, a hash of its `config.json` and the size of its
-        weights in bytes; `data`: size in bytes and mtime in seconds of each local data set.
-    """
-    name = str(config.values.get("base_model"))
-    base: dict[str, Any] = {"name": name}
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        import hashlib
-
-        with contextlib.suppress(OSError):
-            base["config"] = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-        weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-        base["bytes"] = sum(path.stat().st_size for path in weights)
-    data = {}
-    for _, path in config.local_datasets():
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        with contextlib.suppress(OSError):
-            stats = [file.stat() for file in files if file.is_file()]
-            data[str(path)] = [
-                sum(stat.st_size for stat in stats),
-                max((int(stat.st_mtime) for stat in stats), default=0),
-            ]
-    return {"base": base, "data": data}
+    return f"The folder has: {', '.join(names[:5])}." if names else "Name an Axolotl YAML file."

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leviathan_train.config.load import Config, model_folder, normalise
+from leviathan_train.config.base_model import model_folder
+from leviathan_train.config.load import Config, normalise
 from leviathan_train.errors import UsageError
 from leviathan_train.system.files import read_json
 

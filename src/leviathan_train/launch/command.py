@@ -76,7 +76,7 @@ def build_argv(
     overrides = {key: value for key, value in config.overrides.items() if key != "plugins"}
     overrides.pop("resume_from_checkpoint", None)
     resume = [f"--resume_from_checkpoint={_literal(str(resume_from))}"] if resume_from else []
-    if not resume and config.resume_from_checkpoint:
+    if not resume and config.values.get("resume_from_checkpoint"):
         resume = ["--resume_from_checkpoint=None"]
     return (
         python,

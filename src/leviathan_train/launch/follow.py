@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from leviathan_train.config.load import Config, is_secret
+from leviathan_train.config.load import Config
+from leviathan_train.config.redact import is_secret
 from leviathan_train.launch import requests
 from leviathan_train.launch.command import Plan, build_env
 from leviathan_train.launch.outcome import cause_in, plugin_failed_to_load

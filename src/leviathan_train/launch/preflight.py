@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.config import changes, keys
-from leviathan_train.config import load as configs
+from leviathan_train.config import keys
 from leviathan_train.config import requirements as needs
-from leviathan_train.config.changes import Change
-from leviathan_train.config.load import Config
+from leviathan_train.config.base_model import model_folder
+from leviathan_train.config.changes import Change, Origin, changes_since
+from leviathan_train.config.effects import Effect
+from leviathan_train.config.inputs import check_inputs, local_datasets
+from leviathan_train.config.load import Config, load_config, normalise
+from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, resume
 from leviathan_train.run.folder import Run, busy
@@ -29,7 +33,7 @@ KEPT_BY_DEFAULT = 4
 VALIDATION_TIMEOUT = 300.0
 
 Level = Literal["error", "warning", "ok"]
-Compare = Callable[[Config, Checkpoint], Sequence[Change]]
+Compare = Callable[[Origin, Config], Sequence[Change]]
 Validate = Callable[[Config], "Verdict"]
 
 
@@ -64,7 +68,7 @@ def check(
     path: Path,
     overrides: Iterable[str] = (),
     *,
-    compare: Compare = changes.compare,
+    compare: Compare = changes_since,
     validate: Validate | None = None,
     gpus: Gpus | None = None,
     has_gpu: Callable[[], bool] = command.has_gpu,
@@ -75,7 +79,7 @@ def check(
     What takes no time comes first, Axolotl's own validation (seconds, in a child) last.
     """
     try:
-        config = configs.load(path, overrides)
+        config = load_config(path, overrides)
     except UsageError as error:
         yield Finding("error", "config", error.message, error.hint)
         return
@@ -109,15 +113,15 @@ def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _inputs(config: Config) -> Iterator[Finding]:
     try:
-        configs.check_inputs(config)
+        check_inputs(config)
         command.check_packages()
     except UsageError as error:
         yield Finding("error", "inputs", error.message, error.hint)
         return
     base = str(config.values["base_model"])
-    local = config.local_datasets()
+    local = local_datasets(config)
     yield Finding("ok", "inputs", f"Base model {base} and {len(local)} local data files are named.")
-    if configs.model_folder(base) is None:
+    if model_folder(base) is None:
         yield Finding(
             "warning",
             "inputs",
@@ -182,16 +186,21 @@ def _resume(
             "Train on: raise num_epochs or max_steps.  Start over: --resume never",
         )
     yield Finding("ok", "resume", f"The run goes on from {checkpoint.name}, which is intact.")
-    levels: dict[str, Level] = {"refused": "error", "takes effect": "ok"}
-    hints = {
-        "refused": "Restore it, or start another run with:  --set output_dir=work/training/NAME",
-        "changes the data order": "Restore it, or agree with --yes.",
-        "asked": "Restore it, or agree with --yes.",
+    levels: dict[Effect, Level] = {
+        Effect.REFUSED: "error",
+        Effect.ORDER: "warning",
+        Effect.ASKED: "warning",
     }
-    for change in compare(config, checkpoint):
-        old, new = (configs.redact({change.key: it})[change.key] for it in (change.old, change.new))
+    hints = {
+        Effect.REFUSED: "Restore it, or start another run with:"
+        "  --set output_dir=work/training/NAME",
+        Effect.ORDER: "Restore it, or agree with --yes.",
+        Effect.ASKED: "Restore it, or agree with --yes.",
+    }
+    for change in compare(origin_of(checkpoint), config):
+        old, new = (redact({change.key: it})[change.key] for it in (change.old, change.new))
         yield Finding(
-            levels.get(change.effect, "warning"),
+            levels.get(change.effect, "ok"),
             "resume",
             f"{change.key} changed from {_short(old)} to {_short(new)}: {change.effect}:"
             f" {change.why}.",
@@ -253,7 +262,7 @@ def _gpu(config: Config, present: bool, gpus: Gpus) -> Iterator[Finding]:
 def _disk(
     config: Config, run: Run, found: list[Checkpoint], free_bytes: Callable[[Path], int]
 ) -> Iterator[Finding]:
-    limit = configs.normalise(config.values.get("save_total_limit"))
+    limit = normalise(config.values.get("save_total_limit"))
     count = (limit if isinstance(limit, int) and limit > 0 else KEPT_BY_DEFAULT) + 1
     known = [item for item in found if item.intact]
     seen = max((item.bytes for item in known), default=None)

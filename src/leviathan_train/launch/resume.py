@@ -42,7 +42,8 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     """Decide what a start with `--resume CHOICE` goes on from.
 
     Args:
-        choice: `ask`, `auto`, `never`, `latest`, `best`, a step, or a path.
+        choice: `ask`, `auto`, `never`, `latest`, `best`, a step, or the path of a checkpoint
+            or of a run, which means its newest intact one.
 
     Raises:
         UsageError: there is no such checkpoint, or it is not intact.
@@ -53,6 +54,8 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     if choice not in {"ask", "auto"}:
         return _named(run, checkpoints.select(run, choice, known), known)
     named = config.resume_from_checkpoint
+    if named is not None and named.resolve() == run.path.resolve():
+        named = None  # its newest, which a start takes anyway
     if named is not None:
         gone_on = _gone_on_from(run, named, known)
         if gone_on is None:

@@ -17,8 +17,8 @@ from typing import Any
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.seal import Facts, Seal, digest
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.config import load as configs
-from leviathan_train.config.load import Config
+from leviathan_train.config.base_model import is_local
+from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import resume
 from leviathan_train.run.folder import Run
@@ -201,7 +201,7 @@ def config_of(run: Run) -> Config | None:
         launch = session.launch
         if launch.config:
             with contextlib.suppress(LeviathanError):
-                return configs.load(Path(launch.cwd or ".") / launch.config)
+                return load_config(Path(launch.cwd or ".") / launch.config)
     return None
 
 
@@ -213,7 +213,7 @@ def find_base(name: str, run: Run, revision: str | None = None) -> Path:
     Raises:
         UsageError: there is none, or it is not one that can be merged into.
     """
-    if not configs.is_local(name):
+    if not is_local(name):
         return _sound(_from_hub(name, revision))
     session = run.session()
     started_in = Path(session.launch.cwd or ".") if session else Path()
@@ -297,7 +297,7 @@ def check_belongs(adapter: Adapter, base: Path, base_name: str) -> None:
             " is another.",
             hint,
         )
-    if trained == base_name or not configs.is_local(trained):
+    if trained == base_name or not is_local(trained):
         return
     try:
         other = find_base(trained, adapter.run)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config.load import is_local, redact
+from leviathan_train.config.base_model import is_local
+from leviathan_train.config.redact import redact
 
 _SETTINGS = (
     "adapter",

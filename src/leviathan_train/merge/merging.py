@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from leviathan_train.checkpoints.seal import digest
-from leviathan_train.config import load as configs
 from leviathan_train.config.load import Config
+from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch.outcome import cause_in
 from leviathan_train.merge import adapters, card
@@ -483,5 +483,5 @@ def _record(plan: Plan, result: Record, began: float, seconds: float) -> Record:
         "time": began,
         "seconds": seconds,
     }
-    redacted: Record = configs.redact(value)
+    redacted: Record = redact(value)
     return redacted

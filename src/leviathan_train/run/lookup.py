@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from leviathan_train.config.load import load, nearest
+from leviathan_train.config.load import load_config, nearest
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import TRAINING_ROOT, Run
 
@@ -43,7 +43,7 @@ def find(target: str | None, root: Path = TRAINING_ROOT) -> Run:
         )
     named = _named(target, root)
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
-        return Run(load(path).output_dir)
+        return Run(load_config(path).output_dir)
     if path.is_dir():
         return _folder(path, named)
     if named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Loop:
     Attributes:
         cfg: the config as Axolotl validated it.
         config: the config as it was written, which goes into the seals.
+        inputs: facts of the base model and the data, which go into the seals.
         fresh: the optimizer's groups as the config gives them, before a checkpoint is loaded.
         schedule_steps: the steps that the schedule is made for.
         pausing: whether this step is the last one of the session.
@@ -39,6 +41,7 @@ class Loop:
     cfg: Any
     config: Config
     ranks: Ranks
+    inputs: Mapping[str, Any]
     fresh: list[settings.Group] | None = None
     schedule_steps: int = 0
     pausing: bool = False

@@ -9,18 +9,21 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, Field
 
-from leviathan_train.config import changes
-from leviathan_train.config.load import Config, input_facts
+from leviathan_train.config.effects import NOT_SETTINGS
+from leviathan_train.config.inputs import input_facts
+from leviathan_train.config.load import Config
 from leviathan_train.run.records import Phase
 from leviathan_train.system import processes
 from leviathan_train.trainer import callbacks, other_callbacks, prepared, settings, upstream
 from leviathan_train.trainer.loop import Loop
+from leviathan_train.trainer.overrides import restore_strings
 from leviathan_train.trainer.position import make_order_repeatable
 from leviathan_train.trainer.process import TrainerProcess
 from leviathan_train.trainer.ranks import Ranks, know_cpu_ranks
@@ -55,14 +58,21 @@ class LeviathanPlugin(BasePlugin):
         self.loop: Loop | None = None
         self.writer: CheckpointWriter | None = None
         self.config_path = "config"
+        self.inputs: dict[str, Any] = {}
         self.ended = 0
         self.reset_preprocess = False
 
     def register(self, cfg: Any) -> None:
         """Called with the config as written, overrides applied; by every axolotl command."""
+        restore_strings(cfg, sys.argv[1:])
         self.raw = copy.deepcopy(dict(cfg))
-        for key in changes.NOT_SETTINGS:
+        for key in NOT_SETTINGS:
             self.raw.pop(key, None)
+        resumed = cfg.get("resume_from_checkpoint")
+        if cfg.get("lora_model_dir") and (Path(str(resumed)) / "adapter_config.json").is_file():
+            # Axolotl would shape the adapter as that one is (loaders/adapter.py, `load_lora`),
+            # and the resumed weights might not fit.
+            cfg["lora_model_dir"] = str(resumed)
         self.config_path = str(cfg.get("axolotl_config_path") or "config")
         if os.environ.get(processes.SESSION_ENV):
             process = self._begin(cfg)
@@ -79,14 +89,16 @@ class LeviathanPlugin(BasePlugin):
         process.phase(Phase.DATA)
         if process.rank == 0:
             prepared.discard_half_prepared(cfg)
-        facts = input_facts(Config(Path(self.config_path), self.raw))["data"]
+        config = Config(Path(self.config_path), self.raw)
         resumed = bool(cfg.resume_from_checkpoint)
-        stale = not resumed and prepared.is_stale(cfg, facts)
+        stale = not resumed and prepared.is_stale(cfg, config)
         if process.session.launch.prepare_anew or stale:
             # As `axolotl preprocess` does: the rows are rebuilt and replace the old ones.
             self.reset_preprocess, cfg.is_preprocess = True, True
-        if process.rank == 0 and not (resumed and not self.reset_preprocess):
-            prepared.remember(cfg, facts)
+        if process.rank == 0:
+            self.inputs = input_facts(config, prepared.sources(cfg))
+            if not resumed or self.reset_preprocess:
+                prepared.remember(cfg, self.inputs["data"])
 
     def pre_model_load(self, cfg: Any) -> None:
         if self.reset_preprocess:
@@ -111,7 +123,7 @@ class LeviathanPlugin(BasePlugin):
         make_order_repeatable(trainer)
         config = Config(Path(self.config_path), self.raw)
         ranks = Ranks(process.rank, process.world_size)
-        self.loop = Loop(process, trainer, cfg, config, ranks)
+        self.loop = Loop(process, trainer, cfg, config, ranks, self.inputs)
         self.writer = CheckpointWriter(self.loop)
         for callback in callbacks.in_order(self.loop, self.writer):
             trainer.add_callback(callback)

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from leviathan_train.config.inputs import changed_data
+from leviathan_train.config.load import Config
 from leviathan_train.system.files import read_json, write_json
 from leviathan_train.trainer import upstream
 
@@ -19,18 +21,23 @@ def sources_file(cfg: Any) -> Path:
     return upstream.prepared_folder(cfg) / "leviathan-sources.json"
 
 
+def sources(cfg: Any) -> dict[str, Any]:
+    """What is known of the files that rows were prepared from; see `inputs.data_facts`."""
+    known = read_json(sources_file(cfg))
+    return known if isinstance(known, dict) else {}
+
+
 def remember(cfg: Any, facts: dict[str, Any]) -> None:
-    """Note the size and time of the files that the rows are prepared from."""
-    write_json(sources_file(cfg), (read_json(sources_file(cfg)) or {}) | facts)
+    """Note what the files are that the rows are prepared from."""
+    write_json(sources_file(cfg), sources(cfg) | facts)
 
 
-def is_stale(cfg: Any, facts: dict[str, Any]) -> bool:
+def is_stale(cfg: Any, config: Config) -> bool:
     """Whether a data file has changed since rows were prepared from it.
 
     The prepared folder's name hashes the config only, so Axolotl would not notice.
     """
-    known = read_json(sources_file(cfg)) or {}
-    return any(path in known and known[path] != found for path, found in facts.items())
+    return any(changed_data(config, sources(cfg)))
 
 
 def discard_half_prepared(cfg: Any) -> None:

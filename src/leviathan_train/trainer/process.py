@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from leviathan_train.config.load import redact
+from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Status

@@ -13,7 +13,7 @@ from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.final import hide_secrets, keep_final
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Seal
-from leviathan_train.config.load import input_facts, redact, secrets
+from leviathan_train.config.redact import redact, secrets
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.records import Cause, Ending, Phase
 from leviathan_train.trainer import rows, upstream
@@ -136,7 +136,7 @@ class CheckpointWriter:
                 "rows": [coming for _, coming in known],
                 "position": position(loop.trainer),
                 "evaluation_owed": loop.evaluation_owed,
-                "inputs": input_facts(loop.config),
+                "inputs": dict(loop.inputs),
                 "gpu_memory": gpu_memory(),
             },
         )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from leviathan_train.config.changes import Change
+
 
 PHASES = {
     "waiting": "waiting for its window",
@@ -302,9 +304,9 @@ def _span(first: Any, last: Any, between: str) -> str:
     return f"{first}{between}{last}" if known else "-"
 
 
-def changes(found: Sequence[Any]) -> list[str]:
+def changes(found: Sequence[Change]) -> list[str]:
     """The lines that tell what changed since the checkpoint, and what each change does."""
-    from leviathan_train.config.load import redact
+    from leviathan_train.config.redact import redact
 
     lines = []
     for change in found:

@@ -32,7 +32,7 @@ def no_config(folder: Path) -> None:
     [
         (no_config, {}, [], "No config at"),
         (broken_yaml, {}, [], "line 3, column"),
-        (list_yaml, {}, [], "holds no mapping"),
+        (list_yaml, {}, [], "is not a mapping"),
         (None, {"output_dir": None}, [], "output_dir is missing"),
         (None, {"base_model": "./nowhere"}, [], "base_model ./nowhere does not exist"),
         (None, {"base_model": "org/unknown"}, [], "neither a folder nor in the hub's cache"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -12,15 +13,18 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from leviathan_train.checkpoints import store as checkpoints
-from leviathan_train.config import changes
-from leviathan_train.config import load as config
-from leviathan_train.config.changes import NO_EFFECT, NOTED, ORDER, REFUSED, Change
-from leviathan_train.config.load import input_facts
+from leviathan_train.checkpoints.origin import origin_of
+from leviathan_train.config import versions
+from leviathan_train.config.changes import Change, Topic, changes_since
+from leviathan_train.config.effects import NO_EFFECT, ORDER, REFUSED, TAKES_EFFECT, Effect
+from leviathan_train.config.inputs import input_facts
+from leviathan_train.config.load import load_config
 from leviathan_train.run.folder import Run
 from support import shapes
-from support.demo import ROOT, Demo, MakeConfig
+from support.demo import PLUGIN, ROOT, Demo, MakeConfig
 from support.driver import leviathan
 
 STEP = 20
@@ -34,16 +38,16 @@ def compare(tmp_path: Path, make_config: MakeConfig) -> Compare:
 
     def run(old: Mapping[str, Any], *, sealed: bool = True, **new: Any) -> list[Change]:
         checkpoint(make_config(tmp_path, **old), sealed=sealed)
-        loaded = config.load(make_config(tmp_path, **{**old, **new}))
+        loaded = load_config(make_config(tmp_path, **{**old, **new}))
         (found,) = checkpoints.scan(Run(tmp_path / "run"))
-        return changes.compare(loaded, found, world_size=1)
+        return changes_since(origin_of(found), loaded, world_size=1)
 
     return run
 
 
 def checkpoint(path: Path, *, sealed: bool = True, **more: Any) -> Path:
     """`checkpoint-20` of the config's run, as that config would have made it."""
-    loaded = config.load(path)
+    loaded = load_config(path)
     folder = Path(loaded.output_dir)
     shutil.rmtree(folder, ignore_errors=True)
     made = shapes.make(folder, STEP)
@@ -52,6 +56,12 @@ def checkpoint(path: Path, *, sealed: bool = True, **more: Any) -> Path:
         facts: dict[str, Any] = {"trainer": {"inputs": input_facts(loaded)}, "versions": versions}
         shapes.seal(made, config=dict(loaded.values), **facts | more)
     return made
+
+
+def since(made: Path, path: Path, **more: Any) -> list[Change]:
+    """What differs between the config at `path` and what made a checkpoint."""
+    origin = origin_of(checkpoints.inspect(Run(made.parent), made))
+    return changes_since(origin, load_config(path), world_size=1, **more)
 
 
 def effects(found: list[Change]) -> dict[str, str]:
@@ -73,6 +83,10 @@ def effects(found: list[Change]) -> dict[str, str]:
         ({"gradient_accumulation_steps": None}, {"gradient_accumulation_steps": 1}),
         ({"max_grad_norm": None}, {"max_grad_norm": 1.0}),
         ({"max_steps": 40}, {"resume_from_checkpoint": "x", "strict": False}),
+        ({"plugins": [PLUGIN]}, {"plugins": None}),
+        ({"plugins": ["a.B", PLUGIN]}, {"plugins": ["a:B"]}),
+        ({"nf4_backend": None}, {"nf4_backend": "bitsandbytes"}),
+        ({"balance_labels": None}, {"balance_labels": False}),
     ],
 )  # fmt: skip
 def test_another_way_to_say_the_same_is_no_change(
@@ -100,10 +114,47 @@ def test_a_base_model_whose_files_changed_under_its_name_is_refused(
     path = make_config(tmp_path, base_model=str(model))
     made = checkpoint(path)
     (model / "model.safetensors").write_bytes(b"another")
-    found = changes.compare(
-        config.load(path), checkpoints.inspect(Run(made.parent), made), world_size=1
-    )
-    assert effects(found) == {"base_model": "refused"}
+    (change,) = since(made, path)
+    assert (change.key, change.effect) == ("base_model", "refused")
+    assert change.topic is Topic.BASE_MODEL
+
+
+def test_other_weights_under_another_name_are_refused(
+    compare: Compare, demo: Demo, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(demo.model, other)
+    weights = load_file(other / "model.safetensors")
+    head = max(weights)
+    save_file(weights | {head: weights[head] * 1.01}, other / "model.safetensors")
+    assert effects(compare({}, base_model=str(other))) == {"base_model": "refused"}
+
+
+def test_a_seal_without_a_fingerprint_is_told_and_not_asked_about(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    path = make_config(tmp_path)
+    facts = input_facts(load_config(path))
+    old = {key: facts["base"][key] for key in ("name", "config", "bytes")}
+    made = checkpoint(path, trainer={"inputs": facts | {"base": old}})
+    (change,) = since(made, path)
+    assert (change.topic, change.effect) == (Topic.BASE_MODEL, Effect.NOTED)
+    assert not change.needs_yes
+    made = checkpoint(path, trainer={"inputs": facts | {"base": old | {"bytes": 1}}})
+    assert effects(since(made, path)) == {"base_model": "refused"}
+
+
+def test_another_revision_is_judged_by_its_weights(
+    compare: Compare, tmp_path: Path, demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare({}, revision_of_model="v2") == []
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, config in (("v1", "{}"), ("v2", '{"a": 1}')):
+        snapshot = tmp_path / "hub/models--org--name/snapshots" / name
+        shutil.copytree(demo.model, snapshot)
+        (snapshot / "config.json").write_text(config)
+    found = compare({"base_model": "org/name", "revision_of_model": "v1"}, revision_of_model="v2")
+    assert effects(found)["revision_of_model"] == "refused"
 
 
 @pytest.mark.parametrize("effect", ["refused", "changes the data order", "takes effect"])
@@ -114,8 +165,13 @@ def test_each_key_of_the_tables_has_its_effect(
     made = checkpoint(path)
     found = checkpoints.inspect(Run(made.parent), made)
     for key in EFFECTS[effect]:
-        loaded = config.load(path, [f"{key}=77"] if effect == "takes effect" else [f"{key}=other"])
-        (change,) = [one for one in changes.compare(loaded, found) if one.key == key]
+        if key == "revision_of_model":
+            continue  # judged by the weights
+        value = {"plugins": "[other.Plugin]"}.get(
+            key, "77" if effect == "takes effect" else "other"
+        )
+        loaded = load_config(path, [f"{key}={value}"])
+        (change,) = [one for one in changes_since(origin_of(found), loaded) if one.key == key]
         assert change.effect == effect, key
         assert change.needs_yes == (effect == "changes the data order"), key
 
@@ -164,6 +220,25 @@ def test_a_schedule_with_a_state_of_its_own_cannot_take_anothers(
     assert effects(compare({"lr_scheduler": old}, lr_scheduler=new)) == {"lr_scheduler": effect}
 
 
+@pytest.mark.parametrize(
+    "change", [{"micro_batch_size": 4}, {"seed": 7}, {"label_balance_window_optim_steps": 2}]
+)
+def test_what_moves_rows_is_refused_where_labels_are_balanced(
+    compare: Compare, change: dict[str, Any]
+) -> None:
+    assert list(effects(compare({}, **change)).values()) == ["changes the data order"]
+    (found,) = compare({"balance_labels": True}, **change)
+    assert found.effect is Effect.REFUSED
+    assert "balance_labels" in found.why
+    assert effects(compare({}, balance_labels=True)) == {"balance_labels": "changes the data order"}
+
+
+def test_another_adapter_to_begin_with_has_no_effect_on_a_resume(compare: Compare) -> None:
+    (change,) = compare({}, lora_model_dir="./run/checkpoint-20")
+    assert change.effect is Effect.NONE
+    assert not change.needs_yes
+
+
 # -- without a seal --------------------------------------------------------------------
 
 ADAPTER = {"lora_alpha": None, "lora_r": 8, "lora_target_linear": True}
@@ -193,9 +268,9 @@ def test_its_batch_size_base_model_and_modules_are_known_too(
     state = json.loads((made / "trainer_state.json").read_text())
     (made / "trainer_state.json").write_text(json.dumps(state | {"train_batch_size": 2}))
     (found,) = checkpoints.scan(Run(made.parent))
-    assert changes.compare(config.load(path), found) == []
-    other = config.load(make_config(tmp_path, **settings, micro_batch_size=4, base_model="x/y"))
-    assert effects(changes.compare(other, found)) == {
+    assert changes_since(origin_of(found), load_config(path)) == []
+    other = load_config(make_config(tmp_path, **settings, micro_batch_size=4, base_model="x/y"))
+    assert effects(changes_since(origin_of(found), other)) == {
         "base_model": "refused",
         "micro_batch_size": "changes the data order",
     }
@@ -210,20 +285,71 @@ def test_a_changed_data_file_is_asked_about(tmp_path: Path, make_config: MakeCon
     path = make_config(tmp_path, datasets=[{"path": str(data), "type": "alpaca"}])
     made = checkpoint(path)
     found = checkpoints.inspect(Run(made.parent), made)
-    assert changes.compare(config.load(path), found) == []
+    assert changes_since(origin_of(found), load_config(path)) == []
     with data.open("a") as stream:
         stream.write('{"instruction": "c", "output": "d"}\n')
-    (change,) = changes.compare(config.load(path), found)
+    (change,) = changes_since(origin_of(found), load_config(path))
     assert (change.key, change.effect) == (f"data file {data}", "asked")
+    assert change.topic is Topic.DATA_FILE
 
 
-@pytest.mark.parametrize(("version", "effect"), [("1.0.0", "asked"), ("2.0.0", "takes effect")])
+def test_a_data_file_that_was_only_touched_is_no_change(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"instruction": "a", "output": "b"}\n')
+    path = make_config(tmp_path, datasets=[{"path": str(data), "type": "alpaca"}])
+    made = checkpoint(path)
+    os.utime(data, (5, 5))
+    assert since(made, path) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "old", "new", "effect", "told"),
+    [
+        ("axolotl", "0.19.0", "0.21.0", Effect.ASKED, "prepared again"),
+        ("axolotl", "0.19.0", "0.20.3", Effect.ASKED, "FSDP version 1"),
+        ("axolotl", "0.21.0", "0.19.0", Effect.ASKED, "prepared again"),
+        ("axolotl", "0.21.0", "0.22.0", Effect.ASKED, "not known"),
+        ("axolotl", "0.21.0", "0.21.1", Effect.NOTED, ""),
+        ("torch", "2.13.0", "2.14.1+cpu", Effect.NOTED, ""),
+        ("torch", "2.14.1", "3.0.0", Effect.ASKED, ""),
+        ("transformers", "5.16.1", "5.20.1", Effect.NOTED, ""),
+        ("transformers", "4.57.0", "5.0.0", Effect.ASKED, ""),
+        ("peft", "0.20.0", "0.21.2", Effect.NOTED, ""),
+    ],
+)
+def test_an_upgrade_is_told_with_what_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    old: str,
+    new: str,
+    effect: Effect,
+    told: str,
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: new)
+    ((name, before, now, found, why),) = versions.changed({package: old, "leviathan": "0.1"}, {})
+    assert (name, before, now, found) == (package, old, new, effect)
+    assert told in why
+
+
+def test_an_adapter_on_the_head_is_asked_about_with_another_peft(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.21.2")
+    settings = {"lora_target_modules": ["q_proj", "lm_head"]}
+    ((*_, effect, why),) = versions.changed({"peft": "0.20.0"}, settings)
+    assert effect is Effect.ASKED
+    assert "tied head" in why
+
+
+@pytest.mark.parametrize(("version", "effect"), [("1.0.0", "asked"), ("2.0.0", "noted")])
 def test_other_versions_are_told_and_a_major_step_is_asked_about(
     tmp_path: Path, make_config: MakeConfig, version: str, effect: str
 ) -> None:
     path = make_config(tmp_path)
     made = checkpoint(path, versions={"torch": version, "leviathan": "0.0.1"})
-    (change,) = changes.compare(config.load(path), checkpoints.inspect(Run(made.parent), made))
+    (change,) = since(made, path)
     assert (change.key, change.effect) == ("version of torch", effect)
 
 
@@ -234,8 +360,8 @@ def test_another_number_of_processes_moves_the_rows(
     path = make_config(tmp_path, **ADAPTER)
     made = checkpoint(path, sealed=sealed)
     found = checkpoints.inspect(Run(made.parent), made)
-    assert changes.compare(config.load(path), found, world_size=1) == []
-    (change,) = changes.compare(config.load(path), found, world_size=2)
+    assert changes_since(origin_of(found), load_config(path), world_size=1) == []
+    (change,) = changes_since(origin_of(found), load_config(path), world_size=2)
     assert (change.old, change.new, change.effect) == (1, 2, "changes the data order")
 
 
@@ -256,6 +382,25 @@ def test_the_command_refuses_in_under_a_second(
     assert "Traceback" not in done.stderr
     assert used < 1.0
     assert not (tmp_path / "run/.leviathan/sessions").exists()
+
+
+def test_another_base_of_the_same_architecture_is_refused_in_under_a_second(
+    tmp_path: Path, make_config: MakeConfig, demo: Demo, env: dict[str, str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(demo.model, other)
+    weights = load_file(other / "model.safetensors")
+    name = min(weights)  # the head or the embedding; norms are all ones
+    save_file(weights | {name: weights[name].flip(0).contiguous()}, other / "model.safetensors")
+    path = make_config(tmp_path)
+    checkpoint(path)
+    before = os.times()
+    done = leviathan("train", path, "--set", f"base_model={other}", cwd=tmp_path, env=env, check=2)
+    after = os.times()
+    used = after.children_user + after.children_system
+    used -= before.children_user + before.children_system
+    assert "base_model must stay as in checkpoint-20" in done.stderr
+    assert used < 1.0
 
 
 def test_without_a_terminal_another_order_needs_yes(
@@ -288,7 +433,7 @@ def test_the_guides_own_settings_are_never_refused(
 EFFECTS = {
     "refused": REFUSED,
     "changes the data order": ORDER,
-    "takes effect": NOTED,
+    "takes effect": TAKES_EFFECT,
     "has no effect": NO_EFFECT,
 }
 

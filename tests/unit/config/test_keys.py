@@ -14,9 +14,8 @@ import pytest
 import yaml
 
 from leviathan_train.config import keys
-from leviathan_train.config import load as config
 from leviathan_train.config.keys import duplicate_keys, unknown_keys
-from leviathan_train.config.load import Config
+from leviathan_train.config.load import Config, load_config
 
 ROOT = Path(__file__).resolve().parents[3]
 SPEC = importlib.util.find_spec("axolotl")  # found without being imported
@@ -57,7 +56,7 @@ def test_our_own_keys_are_those_of_the_plugin() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_shipped_configs_are_clean(path: Path) -> None:
-    assert unknown_keys(config.load(path)) == []
+    assert unknown_keys(load_config(path)) == []
     assert duplicate_keys(path) == []
 
 
@@ -134,7 +133,7 @@ def test_with_a_plugin_of_others_a_top_level_key_cannot_be_judged() -> None:
 def test_the_line_is_told_or_the_option(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("output_dir: a\n# comment\ndatasets:\n  - path: a\n    pathh: b\nfoo: 1\n")
-    found = unknown_keys(config.load(path, ["bar=1", "trl.betaa=2"]))
+    found = unknown_keys(load_config(path, ["bar=1", "trl.betaa=2"]))
     assert [(item.path, item.line) for item in found] == [
         ("datasets[0].pathh", 5),
         ("foo", 6),
@@ -152,7 +151,7 @@ def test_a_key_given_twice_is_found_with_its_line(tmp_path: Path) -> None:
 
 
 def test_it_takes_milliseconds() -> None:
-    read = config.load(ROOT / "configs/demo_cpu.yaml", ["learning_rat=1", "lora_rr=2"])
+    read = load_config(ROOT / "configs/demo_cpu.yaml", ["learning_rat=1", "lora_rr=2"])
     times = []
     for _ in range(5):
         keys._known.cache_clear()

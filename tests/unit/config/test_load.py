@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.config import load as config
 from leviathan_train.config.changes import Change
+from leviathan_train.config.effects import Effect
+from leviathan_train.config.inputs import check_inputs
+from leviathan_train.config.load import load_config
+from leviathan_train.config.redact import redact, secrets
 from leviathan_train.errors import UsageError
 from leviathan_train.ui import text as render
 from support.demo import MakeConfig
@@ -33,33 +36,33 @@ PASS = "open-sesame-1"
     ],
 )
 def test_no_credential_passes(values: dict[str, Any]) -> None:
-    assert PASS not in str(config.redact(values))
+    assert PASS not in str(redact(values))
 
 
 def test_a_number_may_be_a_password_and_tokens_may_be_text() -> None:
-    assert config.redact({"hub_password": 12345678}) == {"hub_password": "[redacted]"}
+    assert redact({"hub_password": 12345678}) == {"hub_password": "[redacted]"}
     text = {"eot_tokens": ["<|im_end|>"], "tokens": ["a"], "special_tokens": {"pad_token": 3}}
-    assert config.redact(text) == text
+    assert redact(text) == text
     kept = {"path": "https://host/x.jsonl", "learning_rate": 0.1, "base_model": "a/b"}
-    assert config.redact(kept) == kept
+    assert redact(kept) == kept
 
 
 def test_the_credentials_of_a_config_are_known_and_not_shown() -> None:
     values = {"wandb_api_key": PASS, "datasets": [{"token": "other"}], "seed": 1}
-    assert config.secrets(values) == {PASS, "other"}
-    (line,) = render.changes([Change("wandb_api_key", None, PASS, "takes effect", "why")])
+    assert secrets(values) == {PASS, "other"}
+    (line,) = render.changes([Change("wandb_api_key", None, PASS, Effect.TAKES_EFFECT, "why")])
     assert PASS not in line
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"plugins": 5}, "plugins is no list"),
-        ({"adapter": ["lora"]}, "adapter is no name"),
-        ({"lr_scheduler": [1]}, "lr_scheduler is no name"),
-        ({"datasets": 5}, "datasets is no list"),
-        ({"output_dir": 2024}, "output_dir is no name"),
-        ({"output_dir": "a\0b"}, "output_dir is no name"),
+        ({"plugins": 5}, "plugins is not a list"),
+        ({"adapter": ["lora"]}, "adapter is not a name"),
+        ({"lr_scheduler": [1]}, "lr_scheduler is not a name"),
+        ({"datasets": 5}, "datasets is not a list"),
+        ({"output_dir": 2024}, "output_dir is not the name"),
+        ({"output_dir": "a\0b"}, "output_dir is not the name"),
     ],
 )
 def test_values_of_another_kind_are_told(
@@ -67,14 +70,14 @@ def test_values_of_another_kind_are_told(
 ) -> None:
     path = make_config(tmp_path, **overrides)
     with pytest.raises(UsageError, match=told):
-        config.check_inputs(config.load(path))
+        check_inputs(load_config(path))
 
 
 def test_a_date_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("output_dir: run\nfoo: 2024-13-45\n")
     with pytest.raises(UsageError, match="not valid YAML"):
-        config.load(path)
+        load_config(path)
 
 
 @pytest.mark.parametrize("remote", ["s3://bucket/train.jsonl", "https://example.org/train.jsonl"])
@@ -82,4 +85,4 @@ def test_remote_data_is_not_looked_for_here(
     make_config: MakeConfig, tmp_path: Path, remote: str
 ) -> None:
     path = make_config(tmp_path, datasets=[{"path": remote, "type": "alpaca"}])
-    config.check_inputs(config.load(path))
+    check_inputs(load_config(path))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.config import load as config
 from leviathan_train.config import requirements as needs
-from leviathan_train.config.load import Config
+from leviathan_train.config.base_model import model_folder
+from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import UsageError
 from support.demo import MakeConfig
 from support.forked import Forge
@@ -126,8 +126,8 @@ def test_an_override_makes_a_gpu_config_fit_for_a_cpu(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     path = make_config(tmp_path, bf16=True, tf32=True)
-    assert len(needs.gpu_needs(config.load(path))) == 2
-    assert needs.gpu_needs(config.load(path, ["bf16=false", "tf32=false"])) == []
+    assert len(needs.gpu_needs(load_config(path))) == 2
+    assert needs.gpu_needs(load_config(path, ["bf16=false", "tf32=false"])) == []
 
 
 SHAPE = {
@@ -173,8 +173,8 @@ def test_a_model_in_the_hubs_cache_is_found(
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert config.model_folder("org/name") == snapshot
-    assert config.model_folder("org/other") is None
+    assert model_folder("org/name") == snapshot
+    assert model_folder("org/other") is None
 
 
 def test_the_weights_of_a_quantised_base_take_less(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.config.changes import Change
+from leviathan_train.config.changes import Change, Origin
+from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
 from leviathan_train.jobs.validate import describe
 from leviathan_train.launch import preflight
@@ -92,13 +92,13 @@ def test_changes_since_the_checkpoint_have_the_level_of_their_effect(
 ) -> None:
     lora(tmp_path / "run" / "checkpoint-10", 10)
 
-    def compare(config: Config, checkpoint: Checkpoint) -> list[Change]:
-        assert checkpoint.step == 10
+    def compare(origin: Origin, config: Config) -> list[Change]:
+        assert origin.step == 10
         return [
-            Change("lora_r", 8, 16, "refused", "it would not fit"),
-            Change("seed", 1, 2, "changes the data order", "rows"),
-            Change("learning_rate", 1, 2, "takes effect", "from the next step"),
-            Change("hf_token", None, "hf_abcdefghijklmnopqrstuvwxyz", "takes effect", "why"),
+            Change("lora_r", 8, 16, Effect.REFUSED, "it would not fit"),
+            Change("seed", 1, 2, Effect.ORDER, "rows"),
+            Change("learning_rate", 1, 2, Effect.TAKES_EFFECT, "from the next step"),
+            Change("hf_token", None, "hf_abcdefghijklmnopqrstuvwxyz", Effect.TAKES_EFFECT, "why"),
         ]
 
     told = [f for f in look(plain, compare=compare) if "changed from" in f.message]
@@ -111,7 +111,7 @@ def test_a_damaged_newest_checkpoint_is_a_warning(plain: Path, tmp_path: Path) -
     lora(tmp_path / "run" / "checkpoint-10", 10)
     lora(tmp_path / "run" / "checkpoint-20", 20)
     (tmp_path / "run" / "checkpoint-20" / "optimizer.pt").unlink()
-    findings = look(plain, compare=lambda config, checkpoint: [])
+    findings = look(plain, compare=lambda origin, config: [])
     (finding,) = bad(findings, "resume")
     assert "checkpoint-20 is not intact: optimizer.pt" in finding.message
     assert any("goes on from checkpoint-10" in f.message for f in findings)
@@ -152,7 +152,7 @@ def test_a_disk_that_will_be_full_is_told(plain: Path, tmp_path: Path) -> None:
     assert [f.level for f in estimated] == ["warning"]
     assert [f.level for f in bad(look(plain, free_bytes=lambda path: 10), "disk")] == ["error"]
     lora(tmp_path / "run" / "checkpoint-10", 10)
-    quiet: dict[str, Any] = {"compare": lambda config, checkpoint: []}
+    quiet: dict[str, Any] = {"compare": lambda origin, config: []}
     seen = bad(look(plain, "save_total_limit=9", free_bytes=lambda path: 9, **quiet), "disk")
     assert [f.level for f in seen] == ["error"]
     assert "10 checkpoints" in seen[0].message

@@ -10,10 +10,13 @@ import pytest
 
 from leviathan_train.checkpoints import reseal, retention
 from leviathan_train.checkpoints import store as checkpoints
-from leviathan_train.config import changes
+from leviathan_train.checkpoints.origin import origin_of
+from leviathan_train.config.changes import changes_since
+from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
-from leviathan_train.errors import LeviathanError
+from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import resume
+from leviathan_train.launch.command import build_argv
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Launch
 from leviathan_train.system import processes
@@ -55,12 +58,58 @@ def test_a_checkpoint_of_plain_axolotl_is_compared_alike_before_and_after_a_rese
     shapes.make(tmp_path, 10)
     config = plain_config(tmp_path)
     (before,) = checkpoints.scan(run)
-    found = [change for change in changes.compare(config, before) if change.effect == "refused"]
+    found = [
+        change
+        for change in changes_since(origin_of(before), config)
+        if change.effect is Effect.REFUSED
+    ]
     reseal.reseal(run, before)
     (after,) = checkpoints.scan(run)
     assert after.state == "intact"
-    again = [change for change in changes.compare(config, after) if change.effect == "refused"]
+    again = [
+        change
+        for change in changes_since(origin_of(after), config)
+        if change.effect is Effect.REFUSED
+    ]
     assert again == found == []
+
+
+@pytest.mark.parametrize("named", [True, "true", "own folder"])
+def test_true_and_the_runs_own_folder_mean_its_newest(tmp_path: Path, named: object) -> None:
+    run = Run(tmp_path)
+    value = str(tmp_path) + "/" if named == "own folder" else named
+    config = plain_config(tmp_path, resume_from_checkpoint=value)
+    assert resume.choose(run, config, "auto", []).checkpoint is None
+    assert "--resume_from_checkpoint=None" in build_argv(config, None, has_gpu=False)
+    for step in (10, 20, 30):
+        shapes.make(tmp_path, step)
+    (tmp_path / "checkpoint-30/optimizer.pt").unlink()
+    found = checkpoints.scan(run)
+    offer = resume.choose(run, config, "auto", found)
+    assert offer.checkpoint and offer.checkpoint.step == 20
+    assert offer.from_config is None
+    assert [item.step for item in offer.damaged] == [30]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_folder_of_a_run_means_its_newest_intact_checkpoint(tmp_path: Path, own: bool) -> None:
+    run = Run(tmp_path / "run")
+    other = run.path if own else tmp_path / "other"
+    for step in (10, 20):
+        shapes.make(other, step)
+    (other / "checkpoint-20/optimizer.pt").unlink()
+    offer = resume.choose(run, plain_config(run.path), str(other), checkpoints.scan(run))
+    assert offer.checkpoint and offer.checkpoint.path == other / "checkpoint-10"
+    assert [item.step for item in offer.newer] == ([20] if own else [])
+    config = plain_config(run.path, resume_from_checkpoint=str(other))
+    named = resume.choose(run, config, "auto", checkpoints.scan(run))
+    assert named.checkpoint == offer.checkpoint
+
+
+def test_a_folder_that_is_no_run_has_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="No checkpoint"):
+        checkpoints.select(Run(tmp_path), str(tmp_path / "empty"), [])
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 
 from leviathan_train.checkpoints import seal as seals
 from leviathan_train.checkpoints import store
-from leviathan_train.config.changes import ORDER
-from leviathan_train.config.load import redact
+from leviathan_train.config.effects import ORDER
+from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Begin, Phase

@@ -1,0 +1,202 @@
+"""What a training reads besides its config: the base model and the data files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.config.base_model import base_facts, is_local, model_folder
+from leviathan_train.config.load import Config
+from leviathan_train.errors import UsageError
+
+_LOCAL_DATA = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".zst", ".gz"}
+
+
+def check_inputs(config: Config) -> None:
+    """Check that the base model and the data sets that are named as paths exist.
+
+    Raises:
+        UsageError: naming the key and the path that is missing.
+    """
+    _check_base(config)
+    for key in ("datasets", "test_datasets"):
+        if not isinstance(config.values.get(key) or [], list):
+            raise UsageError(
+                f"{config.path}: {key} is not a list.",
+                f"Write  {key}: [{{path: data.jsonl, ds_type: json, type: alpaca}}]",
+            )
+    for key, path in local_datasets(config):
+        if not path.exists():
+            raise UsageError(
+                f"{config.path}: {key}: {path} does not exist.",
+                "Correct the path, or put the data there.",
+            )
+    if not config.values.get("datasets") and not config.values.get("pretraining_dataset"):
+        raise UsageError(
+            f"{config.path}: key datasets is missing.",
+            "Add  datasets: [{path: data.jsonl, ds_type: json, type: alpaca}]",
+        )
+
+
+def _check_base(config: Config) -> None:
+    base = config.values.get("base_model")
+    if not base:
+        raise UsageError(
+            f"{config.path}: key base_model is missing.",
+            "Add a line such as  base_model: Qwen/Qwen3-8B",
+        )
+    if is_local(str(base)) and not Path(str(base)).expanduser().exists():
+        raise UsageError(
+            f"{config.path}: base_model {base} does not exist.",
+            "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
+        )
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+    if offline and not is_local(str(base)) and model_folder(str(base)) is None:
+        raise UsageError(
+            f"{config.path}: base_model {base} is neither a folder nor in the hub's cache,"
+            " and HF_HUB_OFFLINE forbids downloading it.",
+            "Unset HF_HUB_OFFLINE, or name the folder of a model.",
+        )
+
+
+def local_datasets(config: Config) -> list[tuple[str, Path]]:
+    """Key and path of each data set that is a file or folder on this machine."""
+    found = []
+    for key in ("datasets", "test_datasets", "pretraining_dataset"):
+        entries = config.values.get(key) or []
+        for index, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            path = entry.get("path") if isinstance(entry, Mapping) else entry
+            if path and is_data_file(str(path)):
+                found.append((f"{key}[{index}].path", Path(str(path)).expanduser()))
+            files = entry.get("data_files") if isinstance(entry, Mapping) else None
+            for name in files if isinstance(files, list) else [files] if files else []:
+                if is_local(str(name)):
+                    found.append((f"{key}[{index}].data_files", Path(str(name))))
+    return found
+
+
+def is_data_file(name: str) -> bool:
+    """Whether `name` means a data file or folder on this machine."""
+    return "://" not in name and (is_local(name) or Path(name).suffix in _LOCAL_DATA)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What tells whether a data file, or a folder of them, has changed.
+
+    Attributes:
+        bytes: the size, of a folder the sum of its files.
+        mtime_ns: nanoseconds since the epoch, of a folder the newest of its files.
+        sha256: of the content; empty in the records of version 0.1, whose times are seconds.
+    """
+
+    bytes: int
+    mtime_ns: int
+    sha256: str = ""
+
+    @classmethod
+    def from_json(cls, value: Any) -> DataFacts | None:
+        """The facts that a record holds, also one of version 0.1 (`[bytes, seconds]`)."""
+        try:
+            if isinstance(value, list):
+                return cls(int(value[0]), int(value[1]) * 10**9)
+            return cls(int(value["bytes"]), int(value["mtime_ns"]), str(value["sha256"]))
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+
+    @classmethod
+    def of(cls, path: Path) -> DataFacts:
+        """Size and time of a file or folder; its content is not read.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        stats = [file.stat() for file in _files(path)]
+        newest = max((stat.st_mtime_ns for stat in stats), default=0)
+        return cls(sum(stat.st_size for stat in stats), newest)
+
+    def is_of(self, path: Path) -> bool:
+        """Whether `path` still has the content that these facts tell of.
+
+        The content is read only where the size is the same and the time is not.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        now = DataFacts.of(path)
+        if now.bytes != self.bytes:
+            return False
+        if not self.sha256:
+            return now.mtime_ns // 10**9 == self.mtime_ns // 10**9
+        return now.mtime_ns == self.mtime_ns or _sha256(path) == self.sha256
+
+
+def data_facts(config: Config, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`DataFacts` of each local data set by path, as JSON; reads every file that is not known.
+
+    Args:
+        known: what an earlier call returned; where size and time are the same, its hash is
+            taken over.
+    """
+    found = {}
+    for _, path in local_datasets(config):
+        old = DataFacts.from_json((known or {}).get(str(path)))
+        try:
+            now = DataFacts.of(path)
+            if old and old.sha256 and (old.bytes, old.mtime_ns) == (now.bytes, now.mtime_ns):
+                now = old
+            found[str(path)] = asdict(replace(now, sha256=now.sha256 or _sha256(path)))
+        except OSError:
+            continue
+    return found
+
+
+def changed_data(config: Config, old: Mapping[str, Any]) -> Iterator[tuple[Path, DataFacts]]:
+    """The local data sets whose content is not what `data_facts` told earlier, and what it was."""
+    for _, path in local_datasets(config):
+        before = DataFacts.from_json(old.get(str(path)))
+        try:
+            if before and not before.is_of(path):
+                yield path, before
+        except OSError:
+            continue
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return [file for file in sorted(path.rglob("*")) if file.is_file()]
+
+
+def _sha256(path: Path) -> str:
+    """Of a file's content, or of the names and contents below a folder."""
+    digests = []
+    for file in _files(path):
+        with file.open("rb") as stream:
+            digests.append((file, hashlib.file_digest(stream, "sha256").hexdigest()))
+    if not path.is_dir():
+        return digests[0][1]
+    lines = "".join(f"{sha} {file.relative_to(path)}\n" for file, sha in digests)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def input_facts(config: Config, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a resume depends on outside of the config, for the seal.
+
+    It reads every data file whose hash is not `known` (see `data_facts`), so a trainer asks
+    for it once, when it prepares the rows: what a file is later is not what was trained on.
+
+    Returns:
+        `base`: see `base_facts`; `data`: see `data_facts`.
+    """
+    return {"base": config_base_facts(config), "data": data_facts(config, known)}
+
+
+def config_base_facts(config: Config) -> dict[str, Any]:
+    """`base_facts` of the base model that the config names."""
+    revision = config.values.get("revision_of_model")
+    return base_facts(str(config.values.get("base_model")), str(revision) if revision else None)

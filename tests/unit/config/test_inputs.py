@@ -1,0 +1,87 @@
+"""What a training reads besides its config, and whether it is still the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leviathan_train.config import inputs
+from leviathan_train.config.inputs import DataFacts, changed_data, data_facts
+from leviathan_train.config.load import Config
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "a", "output": "b"}\n')
+    return path
+
+
+def config_of(path: Path) -> Config:
+    return Config(path.parent / "c.yaml", {"datasets": [{"path": str(path), "type": "alpaca"}]})
+
+
+def changed(path: Path, old: dict[str, Any]) -> list[Path]:
+    return [found for found, _ in changed_data(config_of(path), json.loads(json.dumps(old)))]
+
+
+def test_the_same_bytes_at_another_time_are_no_change(data: Path) -> None:
+    old = data_facts(config_of(data))
+    os.utime(data, (5, 5))
+    assert changed(data, old) == []
+
+
+def test_other_bytes_of_the_same_size_are_a_change(data: Path) -> None:
+    old = data_facts(config_of(data))
+    data.write_text(data.read_text().replace("b", "c"))
+    assert changed(data, old) == [data]
+
+
+def test_another_size_is_a_change_that_needs_no_reading(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = data_facts(config_of(data))
+    monkeypatch.setattr(inputs, "_sha256", lambda path: pytest.fail("it was read"))
+    assert changed(data, old) == []
+    with data.open("a") as stream:
+        stream.write("\n")
+    assert changed(data, old) == [data]
+
+
+def test_records_without_a_hash_are_judged_by_size_and_time(data: Path) -> None:
+    old = {str(data): [data.stat().st_size, int(data.stat().st_mtime)]}
+    assert changed(data, old) == []
+    os.utime(data, (5, 5))
+    assert changed(data, old) == [data]
+
+
+def test_a_folder_of_files_counts_as_one(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    (folder / "train").mkdir(parents=True)
+    for name in ("train/a.jsonl", "b.jsonl"):
+        (folder / name).write_text(name)
+    old = data_facts(config_of(folder))
+    os.utime(folder / "b.jsonl", (5, 5))
+    assert changed(folder, old) == []
+    (folder / "b.jsonl").rename(folder / "c.jsonl")
+    os.utime(folder / "c.jsonl")
+    assert changed(folder, old) == [folder]
+
+
+def test_what_is_known_is_not_read_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = data_facts(config_of(data))
+    monkeypatch.setattr(inputs, "_sha256", lambda path: pytest.fail("it was read"))
+    assert data_facts(config_of(data), known) == known
+
+
+def test_a_missing_file_or_an_odd_record_is_passed_over(data: Path) -> None:
+    gone = config_of(data.with_name("gone.jsonl"))
+    assert data_facts(gone) == {}
+    assert list(changed_data(gone, {str(data): [1, 2]})) == []
+    records: tuple[object, ...] = (None, [], {}, {"bytes": "x"}, 3)
+    for odd in records:
+        assert DataFacts.from_json(odd) is None
