@@ -10,6 +10,7 @@ import importlib.metadata
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,6 +145,13 @@ _DEFAULTS: Mapping[str, Any] = {
 """Axolotl's defaults (utils/schemas): a key set to its default is no change."""
 
 
+class Topic(Enum):
+    """What a change is a change of."""
+
+    SETTING = auto()
+    DATA_FILE = auto()
+
+
 @dataclass(frozen=True)
 class Change:
     """One difference, with its effect.
@@ -159,6 +167,7 @@ class Change:
     new: Any
     effect: Effect
     why: str
+    topic: Topic = Topic.SETTING
 
     @property
     def needs_yes(self) -> bool:
@@ -287,10 +296,11 @@ def _data_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
     for path in sorted(set(old) & set(new)):
         if list(old[path]) != list(new[path]):
             why = (
-                "the prepared rows hide it: keep them (same order), or make them anew (all rows"
+                "the prepared rows hide it: keep them (same order), or rebuild them (all rows"
                 " come in another order)"
             )
-            yield Change(f"data file {path}", _stamp(old[path]), _stamp(new[path]), "asked", why)
+            before, after = _stamp(old[path]), _stamp(new[path])
+            yield Change(f"data file {path}", before, after, "asked", why, Topic.DATA_FILE)
 
 
 def _stamp(facts: Any) -> str:

@@ -190,6 +190,8 @@ class Launch:
         resume_from_config: the checkpoint that the config itself named, if it was obeyed.
         branched: whether newer checkpoints were set aside for this session.
         until: when the session must be off the GPU, seconds since the epoch.
+        until_monotonic: the same in seconds of CLOCK_MONOTONIC on `host`, for a time that was
+            given as a span; the sooner of the two counts.
         waiting_until: for a session that waits for its window: when that opens.
     """
 
@@ -206,6 +208,7 @@ class Launch:
     branched: bool = False
     prepare_anew: bool = False
     until: float | None = None
+    until_monotonic: float | None = None
     grace: float = PAUSE_GRACE
     waiting_until: float | None = None
     protocol: int = 1
