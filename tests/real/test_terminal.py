@@ -87,7 +87,9 @@ def test_yes_resumes_and_one_ctrl_c_pauses(own: tuple[Path, int], env: dict[str,
         child.expect(f"Step {step + 1}: loss=[0-9.]+ .*learning_rate=[0-9.e+-]+")
         child.expect(f"Resume at step {step}: continuous")
         child.sendintr()
-        child.expect("Saving checkpoint...")
+        child.expect(
+            r"Saving checkpoint\.\.\. \(Ctrl\+C again: kill it now(, losing \d+ steps?)?\)"
+        )
         child.expect("Checkpoint saved to .*/run/checkpoint-([0-9]+)")
         saved = int(child.match[1])
         child.expect("Training stopped gracefully.")
@@ -106,6 +108,8 @@ def test_any_other_answer_changes_nothing(
         child.expect("yes/no/delete")
         if answer == "no":
             child.sendline("no")
+            child.expect("Nothing was changed")
+            assert "Error" not in child.before
             child.expect("--resume never")
         elif answer == "ctrl-c":
             child.sendintr()
@@ -120,7 +124,7 @@ def test_any_other_answer_changes_nothing(
     assert before == sorted(path for path in run.rglob("*") if "verified" not in path.parts)
 
 
-def test_delete_asks_for_the_step_and_starts_anew(
+def test_delete_asks_for_the_step_and_starts_over(
     own: tuple[Path, int], env: dict[str, str]
 ) -> None:
     config, step = own

@@ -6,6 +6,7 @@ Nothing here knows a terminal: what is told and asked goes through a `Dialog`, s
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -71,7 +72,8 @@ class Starter:
         errors = [one for one in found if one.level is Level.ERROR and one.topic not in passable]
         if errors:
             first = errors[0]
-            more = f" ({len(errors) - 1} more: leviathan check)" if len(errors) > 1 else ""
+            check = f"leviathan check {shlex.quote(str(self.config.path))}"
+            more = f" ({len(errors) - 1} more: {check})" if len(errors) > 1 else ""
             hint = first.hint
             if first.topic is Topic.KEYS:
                 hint = f"{hint} Or accept it with:  --yes"
@@ -133,7 +135,7 @@ class Starter:
             session = follow.open_session(plan)
             sweep(self.run)
             retention.sweep(self.run)
-            self._switch_branch(plan.offer)
+            self.switch_branch(plan.offer)
             if plan.resume_from is not None:
                 dialog.tell("Resuming training...")
             training = follow.Training(plan, session, signals, dialog.tell, dialog.show_progress)
@@ -215,7 +217,7 @@ class Starter:
         inside = ours or offer.superseded
         return self.run.path / offer.checkpoint.name if inside else offer.checkpoint.path
 
-    def _switch_branch(self, offer: Offer) -> None:
+    def switch_branch(self, offer: Offer) -> None:
         """Set the branch that is left aside, and bring back the one that was set aside before."""
         if aside := resume.set_aside(self.run, offer.newer):
             names = ", ".join(sorted(path.name for path in aside.glob("checkpoint-*")))

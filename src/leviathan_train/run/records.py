@@ -213,6 +213,18 @@ class Launch:
     waiting_until: float | None = None
     protocol: int = 1
 
+    def off_by(self, host: str, now: float, monotonic: float) -> float | None:
+        """When the session must be off the GPU, by the wall clock; None if nothing limits it.
+
+        Args:
+            host, now, monotonic: where it is asked, and what both clocks say there. A span is
+                known on the host of the session alone.
+        """
+        limits = [self.until] if self.until is not None else []
+        if self.until_monotonic is not None and host == self.host:
+            limits.append(now + self.until_monotonic - monotonic)
+        return min(limits, default=None)
+
 
 @dataclass(frozen=True)
 class Begin:

@@ -160,7 +160,7 @@ def test_a_disk_that_will_be_full_is_told(plain: Path, tmp_path: Path) -> None:
     assert [f.level for f in estimated] == ["warning"]
     assert [f.level for f in bad(look(plain, free_bytes=lambda path: 10), "disk")] == ["error"]
     lora(tmp_path / "run" / "checkpoint-10", 10)
-    quiet = {"compare": lambda config, checkpoint: []}
+    quiet: dict[str, Any] = {"compare": lambda config, checkpoint: []}
     seen = bad(look(plain, "save_total_limit=9", free_bytes=lambda path: 9, **quiet), "disk")
     assert [f.level for f in seen] == ["error"]
     assert "10 checkpoints" in seen[0].message
@@ -188,7 +188,7 @@ def test_a_run_that_is_training_has_the_exit_status_of_train(plain: Path, tmp_pa
 
 def test_errors_of_pydantic_become_a_line_for_each_key() -> None:
     values = {"bf16": "full", "datasets": [{"path": 3}], "trl": {}}
-    found = [
+    found: list[dict[str, Any]] = [
         {"type": "a", "loc": ("bf16", "literal['auto']"), "msg": "Input should be 'auto'"},
         {"type": "b", "loc": ("bf16", "bool"), "msg": "Input should be a boolean"},
         {"type": "c", "loc": ("datasets", 0, "SFTDataset", "path"), "msg": "Value error, no"},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from leviathan_train.errors import UsageError
 from leviathan_train.launch.schedule import TimeLimit, supervise
 from leviathan_train.launch.window import Window
-from leviathan_train.run.records import Cause, End, Ending
+from leviathan_train.run.records import Cause, End, Ending, Launch
 
 
 @dataclass
@@ -48,7 +49,8 @@ def test_what_is_no_window_is_refused(text: str) -> None:
 
 
 def test_training_goes_on_night_after_night_until_it_is_finished() -> None:
-    clock, nights, told = Clock(datetime(2026, 3, 4, 12)), [], []
+    clock, nights = Clock(datetime(2026, 3, 4, 12)), []
+    told: list[str] = []
 
     def start(limit: TimeLimit) -> End:
         assert limit.at is not None
@@ -149,7 +151,7 @@ class TwoClocks(Clock):
 
 def test_a_span_is_on_the_clock_that_nobody_sets_and_a_time_on_the_wall() -> None:
     clock = TwoClocks(datetime(2026, 3, 4, 22))
-    clocks = {"now": clock.now, "monotonic": clock.monotonic}
+    clocks: dict[str, Any] = {"now": clock.now, "monotonic": clock.monotonic}
     assert TimeLimit.parse(None, "1h30m", **clocks) == TimeLimit(monotonic_at=1000.0 + 5400)
     tomorrow = datetime(2026, 3, 5, 8).timestamp()
     assert TimeLimit.parse("08:00", None, **clocks) == TimeLimit(at=tomorrow)
@@ -168,7 +170,7 @@ def test_a_span_lasts_as_long_when_the_clock_is_set(set_by: timedelta) -> None:
             clock.work(3600)
             clock.time += set_by
             return end(Ending.CRASHED, 5, Cause.FAULT)
-        clock.work(limit.monotonic_at - clock.passed)
+        clock.work((limit.monotonic_at or 0.0) - clock.passed)
         return end(Ending.PAUSED, 9, Cause.DEADLINE)
 
     last = supervise(
@@ -216,6 +218,20 @@ def test_no_restart_follows_a_crash_after_the_end_of_the_time() -> None:
         return end(Ending.CRASHED, 5, Cause.FAULT)
 
     limit = TimeLimit(monotonic_at=clock.passed + 60)
-    clocks = {"now": clock.now, "monotonic": clock.monotonic, "sleep": clock.sleep}
-    last = supervise(start, lambda line: None, limit=limit, max_restarts=3, **clocks)
+    last = supervise(
+        start,
+        lambda line: None,
+        limit=limit,
+        max_restarts=3,
+        now=clock.now,
+        monotonic=clock.monotonic,
+        sleep=clock.sleep,
+    )
     assert (last.kind, len(starts)) == ("crashed", 1)
+
+
+def test_the_end_of_a_span_is_told_on_the_wall_clock_of_its_own_host() -> None:
+    launch = Launch(host="a", until=9000.0, until_monotonic=150.0)
+    assert launch.off_by("a", now=5000.0, monotonic=100.0) == 5050.0
+    assert launch.off_by("b", now=5000.0, monotonic=100.0) == 9000.0
+    assert Launch(host="a").off_by("a", now=5000.0, monotonic=100.0) is None
