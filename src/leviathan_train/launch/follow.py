@@ -74,7 +74,7 @@ def _shown(argument: str) -> str:
 class Signals:
     """Ctrl+C and SIGTERM, noted instead of obeyed while a training is started and followed.
 
-    SIGHUP, a closed terminal, is ignored: the training goes on, and so do we.
+    SIGHUP, a closed terminal, is ignored: the training continues, and so do we.
     """
 
     def __init__(self) -> None:
