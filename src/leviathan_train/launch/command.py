@@ -34,10 +34,14 @@ class Typed:
     words: tuple[str, ...]
     accelerate: tuple[str, ...] = ()
 
-    def again(self, *options: str) -> str:
-        """The command to type next, with further options."""
+    def line(self, *options: str) -> tuple[str, ...]:
+        """The command to type next in words, with further options."""
         rest = ("--", *self.accelerate) if self.accelerate else ()
-        return shlex.join([*self.words, *options, *rest])
+        return (*self.words, *options, *rest)
+
+    def again(self, *options: str) -> str:
+        """The command to type next, with further options, quoted for a shell."""
+        return shlex.join(self.line(*options))
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Plan:
     """Everything a start needs, decided before anything is changed.
 
     Attributes:
-        argv: the whole command.
+        typed: what the user typed.
+        argv: the whole command of the trainer.
         rebuild_rows: whether Axolotl is to tokenise the data again.
         until, until_monotonic: when to be off the GPU; see `run.records.Launch`.
         grace: seconds after which a trainer that does not obey a pause is killed.
@@ -53,6 +58,7 @@ class Plan:
 
     config: Config
     run: Run
+    typed: Typed
     argv: tuple[str, ...]
     offer: Offer
     resume_from: Path | None

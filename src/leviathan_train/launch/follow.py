@@ -51,6 +51,7 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
             config=str(plan.config.path),
             cli=True,
             argv=tuple(_shown(part) for part in argv or plan.argv),
+            typed=tuple(_shown(part) for part in plan.typed.line()),
             cwd=os.getcwd(),
             resume_from=str(plan.resume_from) if plan.resume_from else None,
             resume_step=offer.step if offer.checkpoint else None,

@@ -119,6 +119,7 @@ class Starter:
         return Plan(
             config=self.config,
             run=run,
+            typed=options.typed,
             argv=command.build_argv(
                 self.config, resume_from, options.accelerate, has_gpu=command.has_gpu()
             ),

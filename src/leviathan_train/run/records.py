@@ -185,7 +185,9 @@ class Launch:
     Attributes:
         started: seconds since the epoch.
         cli: whether a command line started it and follows its screen file.
-        cwd: the folder from which relative paths of `config` and `argv` start.
+        typed: the words of the command line that starts or resumes the run, as they were typed,
+            without credentials; empty if it is not known.
+        cwd: the folder from which relative paths of `config`, `argv` and `typed` start.
         resume_step: the step that the trainer must resume at.
         resume_from_config: the checkpoint that the config itself named, if it was obeyed.
         branched: whether newer checkpoints were set aside for this session.
@@ -201,6 +203,7 @@ class Launch:
     config: str = ""
     cli: bool = False
     argv: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
     cwd: str = ""
     resume_from: str | None = None
     resume_step: int | None = None

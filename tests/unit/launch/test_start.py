@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -308,13 +308,14 @@ def test_the_command_to_type_next_keeps_what_was_typed_and_adds_before_the_dashe
     )
 
 
-def test_a_span_reaches_the_record_of_the_launch(config: Config) -> None:
-    from dataclasses import replace
-
-    plan = Starter(config, options(), Scripted()).plan()
+def test_a_span_and_the_command_reach_the_record_of_the_launch(config: Config) -> None:
+    typed = replace(TYPED, words=(*TYPED.words, "--set", "hf_token=abc"))
+    plan = Starter(config, options(typed=typed), Scripted()).plan()
     assert plan
     session = follow.open_session(replace(plan, until=5.0, until_monotonic=7.0))
     assert (session.launch.until, session.launch.until_monotonic) == (5.0, 7.0)
+    told = (*TYPED.words, "--set", "hf_token=[redacted]", "--", "--cpu")
+    assert session.launch.typed == told
 
 
 def test_a_superseded_branch_is_brought_back_and_the_other_set_aside(config: Config) -> None:
