@@ -39,7 +39,7 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
     "--for",
     "for_",
     metavar="DURATION",
-    help="The same after a time, such as 8h, 90m, 1h30m or 45s, whatever the clock says.",
+    help="The same after a duration such as 8h, 90m, 1h30m or 45s, even if the clock is set.",
 )
 @click.option(
     "--grace",
