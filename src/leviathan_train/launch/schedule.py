@@ -127,8 +127,10 @@ def supervise(
                 opens = window.opens(moment)
                 ahead = opens.timestamp() - moment.timestamp()
                 if limit.is_over(opens.timestamp(), monotonic() + ahead):
-                    over = End(Ending.STOPPED, None, None, END_OF_TIME, time.time(), Cause.DEADLINE)
-                    return last or over
+                    if last:
+                        return last
+                    tell(f"The window opens at {opens:%Y-%m-%d %H:%M}, after {END_OF_TIME}.")
+                    return End(Ending.STOPPED, None, None, END_OF_TIME, time.time(), Cause.DEADLINE)
                 tell(f"Outside the window; waiting until {opens:%Y-%m-%d %H:%M}.")
                 if ended := wait(opens.timestamp()):
                     return ended

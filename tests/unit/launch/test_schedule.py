@@ -235,3 +235,17 @@ def test_the_end_of_a_span_is_told_on_the_wall_clock_of_its_own_host() -> None:
     assert launch.off_by("a", now=5000.0, monotonic=100.0) == 5050.0
     assert launch.off_by("b", now=5000.0, monotonic=100.0) == 9000.0
     assert Launch(host="a").off_by("a", now=5000.0, monotonic=100.0) is None
+
+
+def test_a_window_that_opens_after_the_end_of_the_time_is_told_at_once() -> None:
+    clock, told = TwoClocks(datetime(2026, 3, 4, 12)), []
+    last = supervise(
+        lambda limit: pytest.fail("starts outside the window"),
+        told.append,
+        limit=TimeLimit(monotonic_at=clock.passed + 3600),
+        window=Window.parse("20:00-08:00"),
+        now=clock.now,
+        monotonic=clock.monotonic,
+    )
+    assert (last.kind, last.cause) == ("stopped", Cause.DEADLINE)
+    assert told == ["The window opens at 2026-03-04 20:00, after the end of its time."]
