@@ -238,7 +238,8 @@ def test_the_end_of_a_span_is_told_on_the_wall_clock_of_its_own_host() -> None:
 
 
 def test_a_window_that_opens_after_the_end_of_the_time_is_told_at_once() -> None:
-    clock, told = TwoClocks(datetime(2026, 3, 4, 12)), []
+    clock = TwoClocks(datetime(2026, 3, 4, 12))
+    told: list[str] = []
     last = supervise(
         lambda limit: pytest.fail("starts outside the window"),
         told.append,
