@@ -5,8 +5,8 @@ from __future__ import annotations
 DONE = 0
 FAILED = 1
 USAGE = 2
-PAUSED = 75  # EX_TEMPFAIL: an intact checkpoint waits to go on from
-STOPPED = 130  # as a shell reports Ctrl+C: nothing to go on from
+PAUSED = 75  # EX_TEMPFAIL: there is an intact checkpoint to resume from
+STOPPED = 130  # as a shell reports Ctrl+C: nothing to resume from
 
 
 class LeviathanError(Exception):
@@ -31,7 +31,11 @@ class UsageError(LeviathanError):
     exit_code = USAGE
 
 
-class Declined(LeviathanError):
-    """The user said no at a prompt; nothing was changed."""
+class Stopped(LeviathanError):
+    """A person ended the command; that is not a failure, and is not shown as one."""
 
     exit_code = STOPPED
+
+
+class Declined(Stopped):
+    """The user said no at a prompt; nothing was changed."""

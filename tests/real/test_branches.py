@@ -51,6 +51,14 @@ def test_a_run_is_left_and_taken_up_again_in_branches(
     assert len(aside(run)) == 2
     assert not differences(straight, training_state(run / "checkpoint-12"))
 
+    back = str(first / "checkpoint-8")  # the first branch, brought back
+    fourth = pause_at(config, 9, "--resume", back, env=env)
+    assert steps_in(run) == [8, fourth]
+    assert steps_in(first) == [12]
+    assert steps_in(aside(run)[-1]) == sorted({4, third, 8, 12})
+    train(config, env=env)
+    assert not differences(straight, training_state(run / "checkpoint-12"))
+
 
 def test_a_checkpoint_named_in_the_config_is_obeyed_once(
     make_config: MakeConfig, env: dict[str, str], tmp_path: Path

@@ -88,7 +88,9 @@ def test_yes_resumes_and_one_ctrl_c_pauses(own: tuple[Path, int], env: dict[str,
         child.expect(f"Step {step + 1}: loss=[0-9.]+ .*learning_rate=[0-9.e+-]+")
         child.expect(f"Resume at step {step}: continuous")
         child.sendintr()
-        child.expect("Saving checkpoint...")
+        child.expect(
+            r"Saving checkpoint\.\.\. \(Ctrl\+C again: kill it now(, losing \d+ steps?)?\)"
+        )
         child.expect("Checkpoint saved to .*/run/checkpoint-([0-9]+)")
         assert isinstance(child.match, re.Match)
         saved = int(child.match[1])
@@ -108,6 +110,8 @@ def test_any_other_answer_changes_nothing(
         child.expect("yes/no/delete")
         if answer == "no":
             child.sendline("no")
+            child.expect("Nothing was changed")
+            assert "Error" not in str(child.before)
             child.expect("--resume never")
         elif answer == "ctrl-c":
             child.sendintr()
@@ -122,7 +126,7 @@ def test_any_other_answer_changes_nothing(
     assert before == sorted(path for path in run.rglob("*") if "verified" not in path.parts)
 
 
-def test_delete_asks_for_the_step_and_starts_anew(
+def test_delete_asks_for_the_step_and_starts_over(
     own: tuple[Path, int], env: dict[str, str]
 ) -> None:
     config, step = own

@@ -21,7 +21,6 @@ HEAVY = {"torch", "transformers", "peft", "accelerate", "axolotl", "datasets", "
 LONGEST_MODULE = 350
 LONGEST_CLASS = 200
 TOO_LONG = {
-    "cli/train.py",
     "jobs/merge.py",
     "merge/adapters.py",
     "merge/merging.py",

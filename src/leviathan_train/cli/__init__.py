@@ -12,16 +12,16 @@ from typing import Any
 import click
 
 from leviathan_train import __version__
-from leviathan_train.errors import FAILED, STOPPED, USAGE, LeviathanError
+from leviathan_train.errors import FAILED, STOPPED, USAGE, LeviathanError, Stopped
 
 EXIT_STATUS = """
 \b
 Exit status:
   0    done (also: already finished, or paused at the very last step)
   1    failed
-  2    wrong use: a bad option, a bad config, nothing such
-  75   paused, or ended hard, with an intact checkpoint to go on from
-  130  stopped with nothing to go on from, or `no` at the prompt
+  2    usage error: bad option, bad config, or no such run
+  75   paused, or killed, with an intact checkpoint to resume from
+  130  stopped with nothing to resume from, or `no` at the prompt
 """
 
 COMMANDS = {
@@ -79,7 +79,7 @@ def cli(debug: bool) -> None:
     stop, resume, inspect and prune at any time.
 
     \b
-    leviathan train configs/leviathan_10pct_a4000.yaml    start, or go on
+    leviathan train configs/leviathan_10pct_a4000.yaml    start, or resume
     Ctrl+C, or from anywhere:  leviathan pause            save and stop
     leviathan checkpoints list                            what there is
     leviathan merge                                       a model to serve
@@ -104,6 +104,9 @@ def main(args: list[str] | None = None) -> None:
     status: Any
     try:
         status = cli.main(args, prog_name="leviathan", standalone_mode=False)
+    except Stopped as error:
+        status = error.exit_code
+        click.echo("\n".join(filter(None, (error.message, error.hint))), err=True)
     except LeviathanError as error:
         status = error.exit_code
         _report(error.message, error.hint, debug)

@@ -8,11 +8,11 @@ import click
 
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, config_argument, sets_option
-from leviathan_train.errors import DONE, USAGE
 from leviathan_train.launch import preflight
+from leviathan_train.launch.preflight import Level
 from leviathan_train.ui import text as render
 
-SIGNS = {"ok": "✅", "warning": "⚠️ ", "error": "❌"}
+SIGNS = {Level.OK: "✅", Level.WARNING: "⚠️ ", Level.ERROR: "❌"}
 
 
 @click.command(short_help="Tell what would stop CONFIG, or change its result.", epilog=EXIT_STATUS)
@@ -23,7 +23,8 @@ def check(config_path: Path, sets: tuple[str, ...], json: bool) -> int:
     """Tell what would stop CONFIG, or change its result, before a GPU is touched.
 
     Looks at the keys, the inputs, what changed since the newest checkpoint, the GPU and
-    the disk, and has Axolotl validate the config. Exit status 2 if anything would stop it.
+    the disk, and has Axolotl validate the config. If anything would stop it, the exit status
+    is the one that train would end with.
 
     Example:  leviathan check configs/demo_cpu.yaml
     """
@@ -36,4 +37,4 @@ def check(config_path: Path, sets: tuple[str, ...], json: bool) -> int:
                 click.echo(f"   {finding.hint}")
     if json:
         render.document(preflight.document(config_path, findings))
-    return DONE if preflight.is_ok(findings) else USAGE
+    return preflight.exit_status(findings)

@@ -3,22 +3,67 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
+
+if TYPE_CHECKING:
+    from leviathan_train.launch.command import Typed
 
 run_argument = click.argument("run", required=False)
 config_argument = click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 sets_option = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG."
 )
-accelerate_arguments = click.argument(
-    "accelerate_args", nargs=-1, metavar="[-- ACCELERATE_LAUNCH_ARGS...]"
-)
 as_json = click.option("--json", is_flag=True, help="One JSON document on stdout, nothing else.")
+
+
+class LaunchCommand(click.Command):
+    """A command that hands what follows `--`, and nothing else, to `accelerate launch`.
+
+    Its function gets it as `accelerate_args`. Click itself would mix it with the arguments
+    before `--`, so that a second config would be taken for an argument of the launcher.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = args[: args.index("--")] if "--" in args else list(args)
+        accelerate = tuple(args[len(own) + 1 :])
+        rest = super().parse_args(ctx, own)
+        ctx.params["accelerate_args"] = accelerate
+        return rest
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- ACCELERATE_LAUNCH_ARGS...]"]
+
+
+def typed(ctx: click.Context, *, without: frozenset[str] = frozenset()) -> Typed:
+    """The command with the arguments and options that were typed.
+
+    Args:
+        without: names of parameters that are left out.
+    """
+    from leviathan_train.launch.command import Typed
+
+    words = ["leviathan", *ctx.command_path.split()[1:]]
+    params = [item for item in ctx.command.params if item.name not in without]
+    for param in sorted(params, key=lambda item: isinstance(item, click.Option)):
+        if ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE:
+            words += _words(param, ctx.params[str(param.name)])
+    return Typed(tuple(words), ctx.params.get("accelerate_args", ()))
+
+
+def _words(param: click.Parameter, value: object) -> Iterator[str]:
+    for one in value if isinstance(value, tuple) else (value,):
+        if isinstance(param, click.Option):
+            yield param.opts[-1]
+        if not (isinstance(param, click.Option) and param.is_flag):
+            yield f"{one:g}" if isinstance(one, float) else str(one)
 
 
 def find_run(target: str | None, *, quiet: bool = False) -> Run:

@@ -1,23 +1,27 @@
-"""Questions to a person at a terminal."""
+"""Questions to a person at a terminal. What an answer does is decided in `launch`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
-from leviathan_train.checkpoints.store import Checkpoint, folders
-from leviathan_train.errors import Declined, LeviathanError
-from leviathan_train.launch import resume
-from leviathan_train.launch.resume import Offer
-from leviathan_train.run.folder import Run
 from leviathan_train.ui import text as render
-from leviathan_train.ui.progress import Screen
+
+if TYPE_CHECKING:
+    from leviathan_train.checkpoints.store import Checkpoint
+    from leviathan_train.config.changes import Change
+    from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
+    from leviathan_train.launch.resume import Offer
+    from leviathan_train.run.folder import Run
+    from leviathan_train.run.records import Status
+    from leviathan_train.ui.progress import Screen
 
 
 def ask(question: str, answers: Sequence[str]) -> str:
-    """Ask until one of `answers` is typed, whole or by its first letter.
+    """Ask until one of `answers` is typed, whole or by its first letters.
 
     Raises:
         click.Abort: Ctrl+C or the end of input.
@@ -39,40 +43,54 @@ def confirm(question: str) -> bool:
     return ask(question, ("yes", "no")) == "yes"
 
 
-def confirm_resume(run: Run, offer: Offer, found: Sequence[Checkpoint], screen: Screen) -> Offer:
-    """Ask whether to resume, and do what the answer says.
+class TerminalDialog:
+    """The `launch.confirm.Dialog` of the commands that train."""
 
-    Returns:
-        The offer to start with; without a checkpoint, if all were deleted.
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
 
-    Raises:
-        Declined: the answer was no, and nothing was changed.
-    """
-    checkpoint = offer.checkpoint
-    assert checkpoint is not None
-    while True:
-        answer = ask(f"Resume from {checkpoint.name}?", ("yes", "no", "delete"))
-        if answer == "yes":
-            if [step for step, _ in folders(run)] != [item.step for item in found]:
-                raise LeviathanError(
-                    f"{run.name} has changed since it was shown.", "Type the same command again."
-                )
-            return offer
-        if answer == "no":
-            raise Declined(
-                "Nothing was changed.",
-                f"Start over, setting the checkpoints aside:  --resume never    Another run:"
-                f"  --set output_dir={run.path}_2",
+    def tell(self, line: str) -> None:
+        self._screen.line(line)
+
+    def show_offer(self, run: Run, offer: Offer) -> None:
+        self._screen.offer(run, offer)
+
+    def show_changes(self, found: Sequence[Change]) -> None:
+        for line in render.changes(found):
+            self._screen.line(line)
+
+    def show_progress(self, status: Status | None, pausing: bool) -> None:
+        self._screen.progress(status, pausing)
+
+    def end_progress(self) -> None:
+        self._screen.close()
+
+    def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
+        """Ask until the answer is sure: `delete` takes the step's number besides."""
+        from leviathan_train.launch.confirm import ResumeAnswer
+
+        while True:
+            typed = ask(f"Resume from {checkpoint.name}?", tuple(ResumeAnswer))
+            answer = ResumeAnswer(typed)
+            if answer is not ResumeAnswer.DELETE:
+                return answer
+            self._screen.loss_of_all(found)
+            number = click.prompt(
+                f"Type the step number {checkpoint.step} to delete them, anything else to keep"
+                " them",
+                default="",
+                show_default=False,
             )
-        screen.loss_of_all(found)
-        typed = click.prompt(
-            f"Type the step number {checkpoint.step} to delete them, anything else to keep them",
-            default="",
-            show_default=False,
-        )
-        if typed.strip() == str(checkpoint.step):
-            resume.delete_all(run, found)
-            deleted = render.count(len(found), "checkpoint")
-            screen.line(f"Deleted {deleted}. Training starts from the base model.")
-            return replace(offer, checkpoint=None, newer=(), damaged=(), ask=False)
-        screen.line("Nothing was deleted.")
+            if number.strip() == str(checkpoint.step):
+                return answer
+            self.tell("Nothing was deleted.")
+
+    def ask_changes(self) -> bool:
+        return confirm("Resume with these changes?")
+
+    def ask_rows(self) -> RowsAnswer:
+        from leviathan_train.launch.confirm import RowsAnswer
+
+        answers = tuple(RowsAnswer)
+        return RowsAnswer(ask("Keep the prepared rows, or rebuild them?", answers))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +24,11 @@ class Config:
         path: the YAML file.
         values: the file's mapping after `overrides`.
         overrides: the keys given on the command line, dotted where nested.
-        typed: the same as they were typed.
     """
 
     path: Path
     values: Mapping[str, Any]
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    typed: tuple[str, ...] = ()
-
-    @property
-    def command(self) -> str:
-        """The command that starts the run, or resumes it."""
-        sets = [part for text in self.typed for part in ("--set", text)]
-        return shlex.join(["leviathan", "train", str(self.path), *sets])
 
     @property
     def output_dir(self) -> Path:
@@ -104,11 +95,10 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
             f"{path} is not a mapping of keys to values.",
             "An Axolotl config starts like this:  base_model: Qwen/Qwen3-8B",
         )
-    typed = tuple(overrides)
-    given = dict(_parse_override(text) for text in typed)
+    given = dict(_parse_override(text) for text in overrides)
     for key, value in given.items():
         _set(values, key, value)
-    config = Config(path, values, given, typed)
+    config = Config(path, values, given)
     output_dir = values.get("output_dir")
     if output_dir is not None and (not isinstance(output_dir, str) or "\0" in output_dir):
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.base_model import model_folder
@@ -78,8 +79,17 @@ def require_gpu(config: Config, *, has_gpu: bool) -> None:
         raise UsageError(
             f"{config.path} needs a GPU, and this machine has none that torch can use:"
             f" {', '.join(needs)}.",
-            f"Try it all on a CPU with:  leviathan train {DEMO}",
+            f"Train on the CPU with:  {off_switches(needs)}"
+            + (f"    or try the demo:  leviathan train {DEMO}" if Path(DEMO).is_file() else ""),
         )
+
+
+def off_switches(needs: Sequence[str]) -> str:
+    """The options that take away what needs a GPU; `needs` as `gpu_needs` gives it."""
+    keys = [need.partition(":")[0].partition(" ")[0] for need in needs]
+    others = {"attn_implementation": "sdpa", "gradient_checkpointing": "true"}
+    others["gpu_memory_limit"] = "null"
+    return " ".join(f"--set {key}={others.get(key, 'false')}" for key in keys)
 
 
 def _kernels(values: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,23 +22,50 @@ from leviathan_train.system.processes import SESSION_ENV
 
 
 @dataclass(frozen=True)
+class Typed:
+    """A command as the user typed it, so that the commands shown to them keep its options.
+
+    Attributes:
+        words: `leviathan train CONFIG` and its options, without those that count only once,
+            such as `--resume 40`.
+        accelerate: what was typed after `--`.
+    """
+
+    words: tuple[str, ...]
+    accelerate: tuple[str, ...] = ()
+
+    def line(self, *options: str) -> tuple[str, ...]:
+        """The command to type next in words, with further options."""
+        rest = ("--", *self.accelerate) if self.accelerate else ()
+        return (*self.words, *options, *rest)
+
+    def again(self, *options: str) -> str:
+        """The command to type next, with further options, quoted for a shell."""
+        return shlex.join(self.line(*options))
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a start needs, decided before anything is changed.
 
     Attributes:
-        argv: the whole command.
-        until: when to be off the GPU, seconds since the epoch.
+        typed: what the user typed.
+        argv: the whole command of the trainer.
+        rebuild_rows: whether Axolotl is to tokenise the data again.
+        until, until_monotonic: when to be off the GPU; see `run.records.Launch`.
         grace: seconds after which a trainer that does not obey a pause is killed.
     """
 
     config: Config
     run: Run
+    typed: Typed
     argv: tuple[str, ...]
     offer: Offer
     resume_from: Path | None
-    prepare_anew: bool
-    until: float | None
+    rebuild_rows: bool
     grace: float
+    until: float | None = None
+    until_monotonic: float | None = None
 
 
 def check_packages() -> None:

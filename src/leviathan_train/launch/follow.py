@@ -7,21 +7,19 @@ command line nor a closed terminal takes the training along.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
-from leviathan_train.config.load import Config
+from leviathan_train.checkpoints.store import step_of
 from leviathan_train.config.redact import is_secret
 from leviathan_train.launch import requests
 from leviathan_train.launch.command import Plan, build_env
 from leviathan_train.launch.outcome import cause_in, plugin_failed_to_load
 from leviathan_train.run import liveness
-from leviathan_train.run.folder import Run, kill_orphans
+from leviathan_train.run.folder import kill_orphans
 from leviathan_train.run.records import (
     BEFORE_TRAINING,
     TERM_GRACE,
@@ -34,8 +32,6 @@ from leviathan_train.run.records import (
     Status,
 )
 from leviathan_train.run.session import Session
-from leviathan_train.system import processes
-from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process
 
 _POLL = 0.1
@@ -55,13 +51,15 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
             config=str(plan.config.path),
             cli=True,
             argv=tuple(_shown(part) for part in argv or plan.argv),
+            typed=tuple(_shown(part) for part in plan.typed.line()),
             cwd=os.getcwd(),
             resume_from=str(plan.resume_from) if plan.resume_from else None,
-            resume_step=offer.checkpoint.step if offer.checkpoint else None,
+            resume_step=offer.step if offer.checkpoint else None,
             resume_from_config=str(offer.from_config) if offer.from_config else None,
             branched=bool(set(offer.newer) - set(offer.damaged)),
-            prepare_anew=plan.prepare_anew,
+            prepare_anew=plan.rebuild_rows,
             until=plan.until,
+            until_monotonic=plan.until_monotonic,
             grace=plan.grace,
         )
     )
@@ -77,7 +75,7 @@ def _shown(argument: str) -> str:
 class Signals:
     """Ctrl+C and SIGTERM, noted instead of obeyed while a training is started and followed.
 
-    SIGHUP, a closed terminal, is ignored: the training goes on, and so do we.
+    SIGHUP, a closed terminal, is ignored: the training continues, and so do we.
     """
 
     def __init__(self) -> None:
@@ -101,36 +99,6 @@ class Signals:
         """The signals noted since the last call."""
         noted, self._noted = self._noted, []
         return noted
-
-
-def wait_for_window(run: Run, config: Config, opens: float) -> End | None:
-    """Wait until a time of the clock, in reach of `pause`, `stop` and `status`.
-
-    Args:
-        opens: seconds since the epoch.
-
-    Returns:
-        None when it is time; otherwise how the waiting was ended.
-
-    Raises:
-        LeviathanError: the run is training already.
-    """
-    launch = Launch(config=str(config.path), cli=True, cwd=os.getcwd(), waiting_until=opens)
-    session = run.open_session(launch)
-    status = Status(str(run.path), Phase.WAITING, os.getpid(), processes.hostname())
-    write_json(session.status_file, asdict(replace(status, updated=time.time())))
-    with Signals() as signals:
-        while (left := opens - time.time()) > 0:
-            asked = session.asked
-            by = "Ctrl+C" if signals.take() else asked.by if asked else ""
-            if by:
-                end = End(Ending.STOPPED, None, None, by, time.time(), Cause.PERSON)
-                session.close(end)
-            if ended := session.end:
-                return ended
-            time.sleep(min(left, 0.5))  # a clock may be set, a machine may sleep
-    shutil.rmtree(session.path)
-    return None
 
 
 class Training:
@@ -230,7 +198,15 @@ class Training:
             if status is None:  # still importing; it could not hear us for seconds
                 self._kill(by, cause, kind=Ending.STOPPED)
         else:
-            self._on_line("Saving checkpoint...")
+            again = f" ({self._second_interrupt(status)})" if cause is Cause.PERSON else ""
+            self._on_line(f"Saving checkpoint...{again}")
+
+    def _second_interrupt(self, status: Status) -> str:
+        """What the second Ctrl+C would do."""
+        saved = step_of(status.last_checkpoint or "")
+        steps = status.step - (self.plan.offer.step if saved is None else saved)
+        lost = f", losing {steps} step{'' if steps == 1 else 's'}" if steps > 0 else ""
+        return f"Ctrl+C again: kill it now{lost}"
 
     def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:
         liveness.kill(self.session)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from leviathan_train.checkpoints import store as checkpoints
@@ -69,17 +72,22 @@ def advice(run: Run, end: End) -> str:
     """What to do after a crash."""
     again = "then start the same command again"
     if end.cause is Cause.GPU_MEMORY:
-        from leviathan_train.system.gpu import Nvml
-
-        held = "; ".join(f"GPU {gpu.index}: {gpu.holders()}" for gpu in Nvml()() if gpu.users)
-        who = f"now held by {held}" if held else "nvidia-smi shows who holds it"
-        return f"Free the GPU ({who}) or lower micro_batch_size, {again}."
+        return f"Free the GPU ({_gpu_holders()}) or lower micro_batch_size, {again}."
     if end.cause is Cause.DISK:
         cleanup = f"leviathan checkpoints cleanup {run.name} --keep 1"
-        return f"Free disk space, e.g. with:  {cleanup}    {again}."
+        return f"Free disk space, for example with:  {cleanup}    {again}."
     if end.cause is Cause.PLUGIN:
         return f"Make sure that {sys.executable} can import leviathan_train, {again}."
+    if end.cause is Cause.DIED:
+        return f"See in the system's log whether memory ran out (dmesg), {again}."
     return "Read the log, fix the cause, and start the same command again."
+
+
+def _gpu_holders() -> str:
+    from leviathan_train.system.gpu import Nvml
+
+    held = "; ".join(f"GPU {gpu.index}: {gpu.holders()}" for gpu in Nvml()() if gpu.users)
+    return f"now held by {held}" if held else "nvidia-smi shows who holds it"
 
 
 def tail(path: Path, size: int = TAIL) -> str:
@@ -93,15 +101,43 @@ def tail(path: Path, size: int = TAIL) -> str:
         return ""
 
 
-def failure(run: Run, end: End) -> LeviathanError:
-    """The error to show for a run whose last session crashed."""
-    session = run.session()
-    log = session.log if session else run.logs
+def failure(run: Run, end: End, log: Path) -> LeviathanError:
+    """The error to show for a run whose last session crashed.
+
+    Args:
+        log: where the whole log of that session is.
+    """
+    why = " ".join(end.why.split())
     if end.cause is Cause.UPSTREAM:
         return UsageError(
-            f"This version of Axolotl cannot be trained with: {end.why}",
+            f"This version of Axolotl cannot be trained with: {why}",
             "Install one that is supported:  pip install leviathan-train",
         )
     if end.cause is Cause.CONFIG:
-        return UsageError(f"Axolotl refuses the config: {end.why}", f"The whole log: {log}")
-    return LeviathanError(f"Training failed: {end.why}", f"{advice(run, end)} The whole log: {log}")
+        return UsageError(f"Axolotl refuses the config: {why}", f"The whole log: {log}")
+    told = f"{advice(run, end)} The whole log: {log}"
+    return LeviathanError(f"Training failed: {why}", told)
+
+
+def discard(run: Run, log: Path) -> Path:
+    """Remove a run that was made for a start which failed before its first step.
+
+    Only what leviathan and Axolotl write at a start goes; a folder that holds anything else
+    stays with it.
+
+    Returns:
+        Where the log is now: in the folder for temporary files.
+    """
+    handle, kept = tempfile.mkstemp(prefix=f"leviathan_{run.name}_", suffix=".log")
+    os.close(handle)
+    try:
+        shutil.copyfile(log, kept)
+    except OSError:
+        os.unlink(kept)
+        return log
+    for folder in (run.records, run.logs):
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (run.path / "debug.log").unlink(missing_ok=True)  # Axolotl's copy of its output
+        run.path.rmdir()
+    return Path(kept)

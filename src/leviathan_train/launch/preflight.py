@@ -1,16 +1,19 @@
-"""What would stop a run, or change its result, told before a GPU is touched."""
+"""What would stop a run, or change its result, told before a GPU is touched.
+
+`train` looks at the settings and the machine; `check` also compares with the checkpoint and asks
+Axolotl itself.
+"""
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.origin import origin_of
@@ -23,18 +26,34 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.inputs import check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config, normalise
 from leviathan_train.config.redact import redact
-from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.errors import DONE, USAGE, LeviathanError, UsageError
 from leviathan_train.launch import command, resume
+from leviathan_train.launch.validation import Validation, validate
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system.gpu import Gpu, Nvml, gigabytes, visible
 
 KEPT_BY_DEFAULT = 4
 """Axolotl's `save_total_limit` where the config has none."""
-VALIDATION_TIMEOUT = 300.0
 
-Level = Literal["error", "warning", "ok"]
-Compare = Callable[[Origin, Config], Sequence[Change]]
-Validate = Callable[[Config], "Verdict"]
+
+class Level(StrEnum):
+    """What a finding means for the run: it is stopped, its result may change, or all is well."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    OK = "ok"
+
+
+class Topic(StrEnum):
+    """What was looked at."""
+
+    CONFIG = "config"
+    INPUTS = "inputs"
+    KEYS = "keys"
+    RESUME = "resume"
+    GPU = "gpu"
+    DISK = "disk"
+    SCHEMA = "schema"
 
 
 @dataclass(frozen=True)
@@ -42,26 +61,20 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        level: `error` stops the run, `warning` may change its result, `ok` is as it should be.
-        topic: config, inputs, keys, resume, gpu, disk, or schema.
         hint: what to do about it.
+        status: of an error, the exit status with which `train` would end.
     """
 
     level: Level
-    topic: str
+    topic: Topic
     message: str
     hint: str | None = None
+    status: int = USAGE
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What Axolotl's own validation said, a line each."""
-
-    errors: Sequence[str] = ()
-    warnings: Sequence[str] = ()
-
-
+Compare = Callable[[Origin, Config], Sequence[Change]]
 Gpus = Callable[[], tuple[Gpu, ...]]
+FreeBytes = Callable[[Path], int]
 
 
 def check(
@@ -69,10 +82,10 @@ def check(
     overrides: Iterable[str] = (),
     *,
     compare: Compare = changes_since,
-    validate: Validate | None = None,
-    gpus: Gpus | None = None,
+    ask_axolotl: Callable[[Config], Validation] = validate,
     has_gpu: Callable[[], bool] = command.has_gpu,
-    free_bytes: Callable[[Path], int] | None = None,
+    gpus: Gpus | None = None,
+    free_bytes: FreeBytes | None = None,
 ) -> Iterator[Finding]:
     """Look at everything that a start of the config depends on; nothing is changed.
 
@@ -81,22 +94,53 @@ def check(
     try:
         config = load_config(path, overrides)
     except UsageError as error:
-        yield Finding("error", "config", error.message, error.hint)
+        yield _refusal(Topic.CONFIG, error)
         return
-    yield Finding("ok", "config", f"{path} can be read; the run is {config.output_dir}.")
-    yield from _inputs(config)
-    yield from _keys(config)
+    yield _ok(Topic.CONFIG, f"{path} can be read; the run is {config.output_dir}.")
+    present = has_gpu()
+    yield from settings(config, has_gpu=present)
     run = Run(config.output_dir)
     found = checkpoints.scan(run)
     yield from _resume(config, run, found, compare)
-    yield from _gpu(config, has_gpu(), gpus or Nvml())
-    yield from _disk(config, run, found, free_bytes or _free_bytes)
-    yield from _schema((validate or run_validation)(config))
+    yield from machine(config, run, found, has_gpu=present, gpus=gpus, free_bytes=free_bytes)
+    yield from _schema(ask_axolotl(config))
 
 
-def is_ok(findings: Iterable[Finding]) -> bool:
-    """Whether nothing stops the run."""
-    return all(finding.level != "error" for finding in findings)
+def settings(config: Config, *, has_gpu: bool) -> Iterator[Finding]:
+    """Look at what the config itself decides, the same at each start: inputs, keys, GPU or not."""
+    yield from _inputs(config)
+    yield from _keys(config)
+    try:
+        needs.require_gpu(config, has_gpu=has_gpu)
+    except UsageError as error:
+        yield _refusal(Topic.GPU, error)
+        return
+    if not has_gpu:
+        yield _ok(Topic.GPU, "No GPU here, and the config needs none: it trains on the CPU.")
+
+
+def machine(
+    config: Config,
+    run: Run,
+    found: Sequence[Checkpoint],
+    *,
+    has_gpu: bool,
+    gpus: Gpus | None = None,
+    free_bytes: FreeBytes | None = None,
+) -> Iterator[Finding]:
+    """Look at what may be otherwise in an hour: memory of the GPUs, and room on the disk.
+
+    Args:
+        found: the run's checkpoints.
+    """
+    if has_gpu:
+        yield from _gpu_memory(config, gpus or Nvml())
+    yield _disk(config, found, (free_bytes or _free_bytes)(run.path))
+
+
+def exit_status(findings: Iterable[Finding]) -> int:
+    """The exit status of the first error, which is the one that a start would end with."""
+    return next((one.status for one in findings if one.level is Level.ERROR), DONE)
 
 
 def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -107,8 +151,16 @@ def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
             {"level": one.level, "topic": one.topic, "message": one.message, "hint": one.hint}
             for one in findings
         ],
-        "ok": is_ok(findings),
+        "ok": exit_status(findings) == DONE,
     }
+
+
+def _ok(topic: Topic, message: str) -> Finding:
+    return Finding(Level.OK, topic, message)
+
+
+def _refusal(topic: Topic, error: LeviathanError) -> Finding:
+    return Finding(Level.ERROR, topic, error.message, error.hint, error.exit_code)
 
 
 def _inputs(config: Config) -> Iterator[Finding]:
@@ -116,123 +168,111 @@ def _inputs(config: Config) -> Iterator[Finding]:
         check_inputs(config)
         command.check_packages()
     except UsageError as error:
-        yield Finding("error", "inputs", error.message, error.hint)
+        yield _refusal(Topic.INPUTS, error)
         return
     base = str(config.values["base_model"])
     local = local_datasets(config)
-    yield Finding("ok", "inputs", f"Base model {base} and {len(local)} local data files are named.")
+    yield _ok(Topic.INPUTS, f"Base model: {base}. Local data files: {len(local)}.")
     if model_folder(base) is None:
         yield Finding(
-            "warning",
-            "inputs",
-            f"base_model {base} is not on this machine yet: it is fetched at the start.",
-            f"Fetch it before:  hf download {base}",
+            Level.WARNING,
+            Topic.INPUTS,
+            f"base_model {base} is not on this machine yet: it is downloaded at the start.",
+            f"Download it now with:  hf download {base}",
         )
     implementation = needs.attention(config)
     package = needs.ATTENTION_PACKAGES.get(str(implementation))
-    if package and not _is_installed(package):
+    if package and importlib.util.find_spec(package) is None:
         yield Finding(
-            "error",
-            "inputs",
+            Level.ERROR,
+            Topic.INPUTS,
             f"attn_implementation: {implementation} needs the package {package}, which is not"
             " installed.",
-            "Install it, or take the one that comes with torch:  attn_implementation: sdpa",
+            "Install it, or use the one that comes with torch:  attn_implementation: sdpa",
         )
 
 
 def _keys(config: Config) -> Iterator[Finding]:
     unknown = keys.unknown_keys(config)
     for key in unknown:
-        yield Finding("warning" if key.maybe_of_plugin else "error", "keys", key.message, key.hint)
+        level = Level.WARNING if key.maybe_of_plugin else Level.ERROR
+        yield Finding(level, Topic.KEYS, key.message, key.hint)
     for name, line in keys.duplicate_keys(config.path):
         yield Finding(
-            "warning",
-            "keys",
+            Level.WARNING,
+            Topic.KEYS,
             f"{config.path}, line {line}: key {name} is given twice; only this one counts.",
-            "Take one of them out.",
+            "Remove one of them.",
         )
     if not unknown:
-        yield Finding("ok", "keys", "Axolotl knows every key.")
+        yield _ok(Topic.KEYS, "Axolotl knows every key.")
 
 
 def _resume(
     config: Config, run: Run, found: list[Checkpoint], compare: Compare
 ) -> Iterator[Finding]:
     if session := run.live_session():
-        error = busy(run, session)
-        yield Finding("error", "resume", error.message, error.hint)
+        yield _refusal(Topic.RESUME, busy(run, session))
     try:
         offer = resume.choose(run, config, "auto", found)
     except LeviathanError as error:
-        yield Finding("error", "resume", error.message, error.hint)
+        yield _refusal(Topic.RESUME, error)
         return
     for damaged in offer.damaged:
         yield Finding(
-            "warning",
-            "resume",
+            Level.WARNING,
+            Topic.RESUME,
             f"{damaged.name} is not intact: {damaged.reason}.",
-            "It is passed over; it will be set aside.",
+            "It is skipped, and will be set aside.",
         )
     checkpoint = offer.checkpoint
     if checkpoint is None:
-        yield Finding("ok", "resume", "No checkpoint yet: the run starts from the base model.")
+        yield _ok(Topic.RESUME, "No checkpoint yet: the run starts from the base model.")
         return
     step = resume.finished_at(run, found)
     if step is not None and not resume.trains_longer(config, checkpoint):
         yield Finding(
-            "warning",
-            "resume",
+            Level.WARNING,
+            Topic.RESUME,
             f"{run.name} is already finished, at step {step}.",
-            "Train on: raise num_epochs or max_steps.  Start over: --resume never",
+            "Train longer: raise num_epochs or max_steps.  Start over: --resume never",
         )
-    yield Finding("ok", "resume", f"The run goes on from {checkpoint.name}, which is intact.")
-    levels: dict[Effect, Level] = {
-        Effect.REFUSED: "error",
-        Effect.ORDER: "warning",
-        Effect.ASKED: "warning",
-    }
-    hints = {
-        Effect.REFUSED: "Restore it, or start another run with:"
-        "  --set output_dir=work/training/NAME",
-        Effect.ORDER: "Restore it, or agree with --yes.",
-        Effect.ASKED: "Restore it, or agree with --yes.",
-    }
+    yield _ok(Topic.RESUME, f"The run resumes from {checkpoint.name}, which is intact.")
     for change in compare(origin_of(checkpoint), config):
-        old, new = (redact({change.key: it})[change.key] for it in (change.old, change.new))
-        yield Finding(
-            levels.get(change.effect, "ok"),
-            "resume",
-            f"{change.key} changed from {_short(old)} to {_short(new)}: {change.effect}:"
-            f" {change.why}.",
-            hints.get(change.effect),
-        )
+        yield _changed(change)
+
+
+_LEVELS: Mapping[Effect, Level] = {
+    Effect.REFUSED: Level.ERROR,
+    Effect.ORDER: Level.WARNING,
+    Effect.ASKED: Level.WARNING,
+}
+_HINTS: Mapping[Level, str] = {
+    Level.ERROR: "Restore it, or start another run with:  --set output_dir=work/training/NAME",
+    Level.WARNING: "Restore it, or accept it with --yes.",
+}
+
+
+def _changed(change: Change) -> Finding:
+    old, new = (redact({change.key: it})[change.key] for it in (change.old, change.new))
+    level = _LEVELS.get(change.effect, Level.OK)
+    return Finding(
+        level,
+        Topic.RESUME,
+        f"{change.key} changed from {_short(old)} to {_short(new)}: {change.effect}: {change.why}.",
+        _HINTS[level] if change.needs_yes or level is Level.ERROR else None,
+    )
 
 
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
+    text = "not set" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _is_installed(package: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(package) is not None
-
-
-def _gpu(config: Config, present: bool, gpus: Gpus) -> Iterator[Finding]:
-    if not present:
-        try:
-            needs.require_gpu(config, has_gpu=False)
-        except UsageError as error:
-            yield Finding("error", "gpu", error.message, error.hint)
-        else:
-            yield Finding(
-                "ok", "gpu", "No GPU here, and the config needs none: it trains on the CPU."
-            )
-        return
+def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
     found = visible(gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if not found:
-        yield Finding("ok", "gpu", "A GPU is there; its memory cannot be read (no NVML).")
+        yield _ok(Topic.GPU, "A GPU is there; its memory cannot be read (no NVML).")
     weights = needs.weights_bytes(config)
     spread = any(config.values.get(key) for key in ("deepspeed", "fsdp", "fsdp_config"))
     for gpu in found:
@@ -241,56 +281,44 @@ def _gpu(config: Config, present: bool, gpus: Gpus) -> Iterator[Finding]:
         free = f"GPU {gpu.index}, {gpu.name}: {gigabytes(gpu.free_bytes)} of {total} free"
         if weights and gpu.free_bytes < weights and not spread:
             yield Finding(
-                "error",
-                "gpu",
+                Level.ERROR,
+                Topic.GPU,
                 f"{free}, but the weights of the base model alone take {gigabytes(weights)}.",
                 f"Free it: {holders}."
                 if holders
-                else "Take a smaller base, or load_in_4bit: true.",
+                else "Use a smaller base model, or load_in_4bit: true.",
             )
         elif holders:
             yield Finding(
-                "warning",
-                "gpu",
+                Level.WARNING,
+                Topic.GPU,
                 f"{free}; held by {holders}.",
-                "Training may run out of memory, or slow down, beside it.",
+                "Training beside it may run out of memory, or slow down.",
             )
         else:
-            yield Finding("ok", "gpu", f"{free}.")
+            yield _ok(Topic.GPU, f"{free}.")
 
 
-def _disk(
-    config: Config, run: Run, found: list[Checkpoint], free_bytes: Callable[[Path], int]
-) -> Iterator[Finding]:
+def _disk(config: Config, found: Sequence[Checkpoint], free: int) -> Finding:
     limit = normalise(config.values.get("save_total_limit"))
     count = (limit if isinstance(limit, int) and limit > 0 else KEPT_BY_DEFAULT) + 1
     known = [item for item in found if item.intact]
     seen = max((item.bytes for item in known), default=None)
     size = seen or needs.checkpoint_bytes(config)
-    free = free_bytes(run.path)
     if size is None:
-        yield Finding(
-            "ok",
-            "disk",
-            f"{gigabytes(free)} free; how large a checkpoint is cannot be told before the first.",
-        )
-        return
+        message = f"{gigabytes(free)} free; the size of a checkpoint is not known before the first."
+        return _ok(Topic.DISK, message)
     needed = max(count * size - sum(item.bytes for item in known), size)
     source = "as seen in this run" if seen else "estimated"
-    more = " more" if known else ""
     message = (
         f"{gigabytes(free)} free; {count} checkpoints of {gigabytes(size)} ({source}) need"
-        f" {gigabytes(needed)}{more}"
+        f" {gigabytes(needed)}{' more' if known else ''}"
     )
     if free >= needed:
-        yield Finding("ok", "disk", f"{message}.")
-    else:
-        yield Finding(
-            "error" if seen or free < size else "warning",
-            "disk",
-            f"{message}: the disk would be full.",
-            "Free some space, or lower save_total_limit.",
-        )
+        return _ok(Topic.DISK, f"{message}.")
+    level = Level.ERROR if seen or free < size else Level.WARNING
+    hint = "Free some space, or lower save_total_limit."
+    return Finding(level, Topic.DISK, f"{message}: the disk would be full.", hint)
 
 
 def _free_bytes(path: Path) -> int:
@@ -301,33 +329,10 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def run_validation(config: Config) -> Verdict:
-    """Have Axolotl validate the config, as the trainer would see it, in a child process."""
-    values = {**config.values, "plugins": config.plugins}
-    argv = [sys.executable, "-m", "leviathan_train.jobs.validate", "-"]
-    try:
-        done = subprocess.run(
-            argv,
-            input=json.dumps({"config": values}, default=str),
-            capture_output=True,
-            text=True,
-            timeout=VALIDATION_TIMEOUT,
-            env=os.environ | {"AXOLOTL_DO_NOT_TRACK": os.environ.get("AXOLOTL_DO_NOT_TRACK", "1")},
-        )
-    except subprocess.TimeoutExpired:
-        return Verdict([f"Axolotl's validation did not end within {VALIDATION_TIMEOUT:.0f} s"])
-    try:
-        answer = json.loads(done.stdout)
-        return Verdict(answer["errors"], answer["warnings"])
-    except (ValueError, KeyError, TypeError):
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        return Verdict([f"Axolotl's validation failed (exit {done.returncode}): {last}"])
-
-
-def _schema(verdict: Verdict) -> Iterator[Finding]:
-    for line in verdict.errors:
-        yield Finding("error", "schema", f"Axolotl refuses the config: {line}.")
-    for line in verdict.warnings:
-        yield Finding("warning", "schema", f"Axolotl warns: {line.rstrip('.')}.")
-    if not verdict.errors:
-        yield Finding("ok", "schema", "Axolotl's own validation accepts the config.")
+def _schema(found: Validation) -> Iterator[Finding]:
+    for line in found.errors:
+        yield Finding(Level.ERROR, Topic.SCHEMA, f"Axolotl refuses the config: {line}.")
+    for line in found.warnings:
+        yield Finding(Level.WARNING, Topic.SCHEMA, f"Axolotl warns: {line.rstrip('.')}.")
+    if not found.errors:
+        yield _ok(Topic.SCHEMA, "Axolotl's own validation accepts the config.")

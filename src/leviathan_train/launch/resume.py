@@ -1,7 +1,9 @@
-"""Which checkpoint a start goes on from, and what happens to the others."""
+"""Which checkpoint a start resumes from, and what happens to the others."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +24,10 @@ class Offer:
     """What a start finds in its run.
 
     Attributes:
-        checkpoint: the one to go on from; None starts from the base model.
+        checkpoint: the one to resume from; None starts from the base model.
         damaged: newer ones that are not intact, newest first.
         newer: checkpoints of a branch that is left, to be set aside.
+        superseded: whether the checkpoint was set aside before, and is to be brought back.
         ask: whether the user has to confirm.
         from_config: `resume_from_checkpoint` of the config, if it is the reason.
         note: what the user should know of the choice.
@@ -33,13 +36,19 @@ class Offer:
     checkpoint: Checkpoint | None
     damaged: tuple[Checkpoint, ...] = ()
     newer: tuple[Checkpoint, ...] = ()
+    superseded: bool = False
     ask: bool = False
     from_config: Path | None = None
     note: str | None = None
 
+    @property
+    def step(self) -> int:
+        """The step at which training would begin."""
+        return self.checkpoint.step if self.checkpoint else 0
+
 
 def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -> Offer:
-    """Decide what a start with `--resume CHOICE` goes on from.
+    """Decide what a start with `--resume CHOICE` resumes from.
 
     Args:
         choice: `ask`, `auto`, `never`, `latest`, `best`, a step, or the path of a checkpoint
@@ -65,7 +74,8 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
                     f"See what there is:  leviathan checkpoints list {run.name}",
                 )
             offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)
-            return replace(offer, from_config=named)
+            # It stays where the config names it: the next start must find it there.
+            return replace(offer, from_config=named, superseded=False)
     newest = checkpoints.latest(known)
     limit = newest.step if newest else -1
     damaged = tuple(item for item in reversed(known) if item.step > limit)
@@ -77,8 +87,8 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     note = None
     if named is not None and newest is not None:
         note = (
-            f"resume_from_checkpoint in the config was obeyed before; this run has gone on from"
-            f" there, so the newest of that branch is taken: {newest.name}."
+            "resume_from_checkpoint in the config was obeyed before, and this run has trained"
+            f" since: it resumes from the newest checkpoint of that branch, {newest.name}."
         )
     return Offer(newest, damaged, damaged, ask=choice == "ask" and newest is not None, note=note)
 
@@ -88,9 +98,18 @@ def _named(run: Run, checkpoint: Checkpoint, known: list[Checkpoint]) -> Offer:
         other = checkpoints.latest(known)
         hint = f"The newest intact one is {other.name}:  --resume {other.step}" if other else None
         raise UsageError(f"{checkpoint.name} is not intact: {checkpoint.reason}.", hint)
-    ours = checkpoint.path.resolve().parent == run.path.resolve()
+    folder = checkpoint.path.resolve().parent
+    ours = folder == run.path.resolve()
     newer = [item for item in known if not ours or item.step > checkpoint.step]
-    return Offer(checkpoint, newer=tuple(newer))
+    superseded = folder.parent == run.superseded.resolve() and not _looks_interrupted(
+        run, checkpoint
+    )
+    return Offer(checkpoint, newer=tuple(newer), superseded=superseded)
+
+
+def _looks_interrupted(run: Run, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint without a seal would be taken for an interrupted save in the run."""
+    return checkpoint.seal is None and checkpoint.name in run.saves()
 
 
 def _gone_on_from(run: Run, named: Path, known: list[Checkpoint]) -> int | None:
@@ -135,6 +154,32 @@ def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:
     sync_folder(folder)
     sync_folder(run.path)
     return folder
+
+
+def bring_back(run: Run, chosen: Checkpoint) -> list[str]:
+    """Move a superseded checkpoint, and the earlier ones of its branch, back into the run.
+
+    What else the run holds is set aside first, so that two branches are never mixed.
+
+    Returns:
+        Names of the checkpoints that were moved.
+
+    Raises:
+        OSError: a folder could not be moved; what was moved stays moved.
+    """
+    aside = Run(chosen.path.parent)
+    branch = [
+        item
+        for item in checkpoints.scan(aside)
+        if item.intact and item.step <= chosen.step and not _looks_interrupted(run, item)
+    ]
+    for item in branch:  # the chosen one last: until then the folder still names the branch
+        item.path.rename(run.path / item.name)
+    sync_folder(run.path)
+    sync_folder(aside.path)
+    if not set(os.listdir(aside.path)) - {aside.records.name}:
+        shutil.rmtree(aside.path)
+    return [item.name for item in branch]
 
 
 def delete_all(run: Run, found: Sequence[Checkpoint]) -> None:

@@ -1,113 +1,151 @@
-"""Training day after day: inside a window of the clock, and on after a crash."""
+"""Training by the clock: until a time, for a span, inside a window, and again after a crash."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from leviathan_train.errors import UsageError
+from leviathan_train.launch.window import Window
 from leviathan_train.run.records import Cause, End, Ending
 
 END_OF_TIME = "the end of its time"
 """How a deadline is named to people."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """Hours of the day in which to train, in minutes since midnight; may pass midnight."""
-
-    begin: int
-    end: int
-
-    @classmethod
-    def parse(cls, text: str) -> Window:
-        """A window such as 20:00-08:00.
-
-        Raises:
-            UsageError: it is none.
-        """
-        try:
-            begin, end = (datetime.strptime(part.strip(), "%H:%M") for part in text.split("-"))
-        except ValueError:
-            raise UsageError(f"--window {text!r} is none.", "Say e.g. 20:00-08:00.") from None
-        window = cls(begin.hour * 60 + begin.minute, end.hour * 60 + end.minute)
-        if window.begin == window.end:
-            raise UsageError(f"--window {text!r} is empty.", "Say e.g. 20:00-08:00.")
-        return window
-
-    def closes(self, now: datetime) -> datetime | None:
-        """When the window that is open at `now` closes; None if it is not open."""
-        for day in (-1, 0):
-            midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=day)
-            begin = midnight + timedelta(minutes=self.begin)
-            length = (self.end - self.begin) % 1440
-            if begin <= now < begin + timedelta(minutes=length):
-                return begin + timedelta(minutes=length)
-        return None
-
-    def opens(self, now: datetime) -> datetime:
-        """When the window opens next."""
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        begin = midnight + timedelta(minutes=self.begin)
-        return begin if begin > now else begin + timedelta(days=1)
-
-
 NOT_WORTH_A_RESTART = frozenset({Cause.CONFIG, Cause.UPSTREAM, Cause.PLUGIN})
 """Faults that the next start would meet again."""
 
 
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a training must be off the GPU, in seconds; the sooner of the two counts.
+
+    Attributes:
+        at: on the wall clock, since the epoch. It means another moment when the clock is set.
+        monotonic_at: on CLOCK_MONOTONIC of this host, which nobody sets. It stands still while
+            the machine sleeps, so that a span is one of training.
+    """
+
+    at: float | None = None
+    monotonic_at: float | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        until: str | None,
+        for_: str | None,
+        *,
+        now: Callable[[], datetime] = datetime.now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> TimeLimit:
+        """What `--until HH:MM` or `--for DURATION` mean.
+
+        Raises:
+            UsageError: one of them is not understood, or both are given.
+        """
+        if until is not None and for_ is not None:
+            raise UsageError("--until and --for cannot be combined.", "Use one of them.")
+        if for_ is not None:
+            return cls(monotonic_at=monotonic() + seconds_of(for_, "--for"))
+        if until is None:
+            return cls()
+        try:
+            clock = datetime.strptime(until, "%H:%M")
+        except ValueError:
+            raise UsageError(
+                f"--until {until!r} is not a time of day.", "Example:  --until 08:00"
+            ) from None
+        at = now().replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
+        return cls(at=(at if at > now() else at + timedelta(days=1)).timestamp())
+
+    def is_over(self, at: float, monotonic: float) -> bool:
+        """Whether the time is up at a moment, told by both clocks."""
+        by_wall = self.at is not None and at >= self.at
+        return by_wall or (self.monotonic_at is not None and monotonic >= self.monotonic_at)
+
+    def or_at(self, at: float) -> TimeLimit:
+        """The same limit, with a time of the wall clock at which it is up at the latest."""
+        return replace(self, at=at if self.at is None else min(at, self.at))
+
+
+def seconds_of(text: str, option: str) -> float:
+    """A duration such as 8h, 1h30m or 45s in seconds.
+
+    Raises:
+        UsageError: `text` is not a duration.
+    """
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
+        text.strip(),
+    )
+    parts = [float(part or 0) for part in match.groups()] if match else []
+    total = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=False))
+    if total <= 0:
+        raise UsageError(
+            f"{option} {text!r} is not a duration.", "Examples:  8h, 90m, 1h30m or 45s"
+        )
+    return total
+
+
 def supervise(
-    start: Callable[[float | None], End],
+    start: Callable[[TimeLimit], End],
     tell: Callable[[str], None],
     *,
-    until: float | None = None,
+    limit: TimeLimit | None = None,
     window: Window | None = None,
     max_restarts: int = 0,
     wait: Callable[[float], End | None] = lambda until: None,
     now: Callable[[], datetime] = datetime.now,
+    monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> End:
     """Start a training as often as the window and the restarts ask for.
 
     Args:
-        start: trains until the given time (seconds since the epoch) and tells the end.
-        max_restarts: starts after a crash, at most so many without progress.
-        wait: waits for the window until the given time; somebody may end it meanwhile.
+        start: trains within the given limit and returns how the session ended.
+        limit: of all sessions together.
+        max_restarts: how many starts may follow a crash without progress.
+        wait: waits for the window until the given time (seconds since the epoch); somebody may
+            end it meanwhile.
 
     Returns:
         The end of the last session: finished, paused by somebody, or a crash too many.
     """
+    limit = limit or TimeLimit()
     restarts, reached = 0, -1
     rest = False
     last: End | None = None
     while True:
-        deadline = until
+        session = limit
         if window:
-            closes = window.closes(now())
+            moment = now()
+            closes = window.closes(moment)
             if closes is None or rest:
                 rest = False
-                opens = window.opens(now())
-                if until and opens.timestamp() >= until:
-                    return last or End(
-                        Ending.STOPPED, None, None, END_OF_TIME, time.time(), Cause.DEADLINE
-                    )
+                opens = window.opens(moment)
+                ahead = opens.timestamp() - moment.timestamp()
+                if limit.is_over(opens.timestamp(), monotonic() + ahead):
+                    if last:
+                        return last
+                    tell(f"The window opens at {opens:%Y-%m-%d %H:%M}, after {END_OF_TIME}.")
+                    return End(Ending.STOPPED, None, None, END_OF_TIME, time.time(), Cause.DEADLINE)
                 tell(f"Outside the window; waiting until {opens:%Y-%m-%d %H:%M}.")
                 if ended := wait(opens.timestamp()):
                     return ended
                 continue
-            deadline = min(closes.timestamp(), until or closes.timestamp())
-        last = end = start(deadline)
-        if window and end.cause is Cause.DEADLINE and (until is None or time.time() < until - 60):
-            rest = True
+            session = limit.or_at(closes.timestamp())
+        last = end = start(session)
+        if window and end.cause is Cause.DEADLINE:
+            rest = True  # the window has minutes left that are too short for a start
             continue
         if end.kind is not Ending.CRASHED or not max_restarts or end.cause in NOT_WORTH_A_RESTART:
             return end
         step = end.step or 0
         restarts = 1 if step > reached else restarts + 1
         reached = max(reached, step)
-        if restarts > max_restarts:
+        if restarts > max_restarts or limit.is_over(now().timestamp(), monotonic()):
             return end
         tell(f"Crashed: {end.why}. Restart {restarts} of {max_restarts} without progress.")
         sleep(min(2.0**restarts, 60.0))

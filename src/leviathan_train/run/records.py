@@ -185,11 +185,15 @@ class Launch:
     Attributes:
         started: seconds since the epoch.
         cli: whether a command line started it and follows its screen file.
-        cwd: the folder from which relative paths of `config` and `argv` start.
+        typed: the words of the command line that starts or resumes the run, as they were typed,
+            without credentials; empty if it is not known.
+        cwd: the folder from which relative paths of `config`, `argv` and `typed` start.
         resume_step: the step that the trainer must resume at.
         resume_from_config: the checkpoint that the config itself named, if it was obeyed.
         branched: whether newer checkpoints were set aside for this session.
         until: when the session must be off the GPU, seconds since the epoch.
+        until_monotonic: the same in seconds of CLOCK_MONOTONIC on `host`, for a time that was
+            given as a span; the sooner of the two counts.
         waiting_until: for a session that waits for its window: when that opens.
     """
 
@@ -199,6 +203,7 @@ class Launch:
     config: str = ""
     cli: bool = False
     argv: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
     cwd: str = ""
     resume_from: str | None = None
     resume_step: int | None = None
@@ -206,9 +211,22 @@ class Launch:
     branched: bool = False
     prepare_anew: bool = False
     until: float | None = None
+    until_monotonic: float | None = None
     grace: float = PAUSE_GRACE
     waiting_until: float | None = None
     protocol: int = 1
+
+    def off_by(self, host: str, now: float, monotonic: float) -> float | None:
+        """When the session must be off the GPU, by the wall clock; None if nothing limits it.
+
+        Args:
+            host, now, monotonic: where it is asked, and what both clocks say there. A span is
+                known on the host of the session alone.
+        """
+        limits = [self.until] if self.until is not None else []
+        if self.until_monotonic is not None and host == self.host:
+            limits.append(now + self.until_monotonic - monotonic)
+        return min(limits, default=None)
 
 
 @dataclass(frozen=True)

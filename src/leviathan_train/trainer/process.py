@@ -57,7 +57,7 @@ class TrainerProcess:
             self.session,
             self.rank,
             Status(str(self.shown), Phase.STARTING, os.getpid(), processes.hostname()),
-            Deadline(at=launch.until),
+            Deadline(launch.until, launch.until_monotonic),
             self.leave_early,
         )
         self.listener.start()

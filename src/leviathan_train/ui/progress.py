@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from leviathan_train.checkpoints.store import Checkpoint
-    from leviathan_train.config.load import Config
     from leviathan_train.launch.resume import Offer
     from leviathan_train.run.folder import Run
     from leviathan_train.run.records import End, Status
@@ -90,9 +89,8 @@ class Screen:
                 self._live.stop()
             self._live = None
 
-    def outcome(self, run: Run, config: Config, end: End, status: int) -> None:
-        """Say how it ended and what to type next."""
-        again = config.command
+    def outcome(self, run: Run, again: str, end: End, status: int) -> None:
+        """Say how it ended and what to type next: `again` starts or resumes the run."""
         if end.kind == "paused":
             self.line(f"Go on with:  {again}")
         elif end.kind == "finished":

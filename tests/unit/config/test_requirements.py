@@ -118,6 +118,7 @@ def test_no_gpu_is_told_with_what_needs_one_and_the_demo() -> None:
     with pytest.raises(UsageError) as raised:
         needs.require_gpu(wanting, has_gpu=False)
     assert "bf16: true, lora_mlp_kernel (on if it is not set to false)" in raised.value.message
+    assert "--set bf16=false --set lora_mlp_kernel=false" in str(raised.value.hint)
     assert "configs/demo_cpu.yaml" in str(raised.value.hint)
     needs.require_gpu(wanting, has_gpu=True)
 

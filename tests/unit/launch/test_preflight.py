@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,10 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
 from leviathan_train.jobs.validate import describe
 from leviathan_train.launch import preflight
-from leviathan_train.launch.preflight import Finding, Verdict
+from leviathan_train.launch.preflight import Finding
+from leviathan_train.launch.validation import Validation, validate
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Launch
 from leviathan_train.system.gpu import Gpu
 from support.demo import MakeConfig
 from support.driver import leviathan
@@ -29,7 +31,7 @@ A4000 = Gpu(0, "NVIDIA RTX A4000", 0, 16 * GB)
 def look(path: Path, *overrides: str, **seams: Any) -> list[Finding]:
     """All findings, with a machine and a validation that find nothing unless told otherwise."""
     given: dict[str, Any] = {
-        "validate": lambda config: Verdict(),
+        "ask_axolotl": lambda config: Validation(),
         "has_gpu": lambda: False,
         "gpus": tuple,
         "free_bytes": lambda path: 100 * GB,
@@ -52,7 +54,7 @@ def test_a_good_config_is_all_right(plain: Path) -> None:
     assert {f.topic for f in findings} == {
         "config", "inputs", "keys", "resume", "gpu", "disk", "schema",
     }  # fmt: skip
-    assert preflight.is_ok(findings)
+    assert preflight.exit_status(findings) == 0
 
 
 def test_a_config_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_a_config_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> Non
 def test_a_missing_input_is_an_error_and_the_rest_is_still_told(plain: Path) -> None:
     findings = look(plain, "base_model=./nowhere", "learning_rat=1")
     assert [f.topic for f in bad(findings)] == ["inputs", "keys"]
-    assert not preflight.is_ok(findings)
+    assert preflight.exit_status(findings) == 2
 
 
 def test_a_base_that_has_to_be_fetched_is_a_warning(plain: Path, monkeypatch: Any) -> None:
@@ -114,14 +116,20 @@ def test_a_damaged_newest_checkpoint_is_a_warning(plain: Path, tmp_path: Path) -
     findings = look(plain, compare=lambda origin, config: [])
     (finding,) = bad(findings, "resume")
     assert "checkpoint-20 is not intact: optimizer.pt" in finding.message
-    assert any("goes on from checkpoint-10" in f.message for f in findings)
+    assert any("resumes from checkpoint-10" in f.message for f in findings)
 
 
-def test_a_gpu_config_on_a_machine_without_one_is_an_error(plain: Path) -> None:
+def test_a_gpu_config_on_a_machine_without_one_is_an_error(
+    plain: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     (finding,) = bad(look(plain, "bf16=true"), "gpu")
     assert finding.level == "error"
     assert "bf16: true" in finding.message
-    assert "configs/demo_cpu.yaml" in str(finding.hint)
+    assert "--set bf16=false" in str(finding.hint)
+    assert "configs/demo_cpu.yaml" in str(finding.hint)  # the tests start where it exists
+    monkeypatch.chdir(tmp_path)
+    (finding,) = bad(look(plain, "bf16=true"), "gpu")
+    assert "demo_cpu" not in str(finding.hint)
 
 
 @pytest.mark.parametrize(
@@ -160,16 +168,22 @@ def test_a_disk_that_will_be_full_is_told(plain: Path, tmp_path: Path) -> None:
 
 
 def test_axolotls_objections_are_findings(plain: Path) -> None:
-    verdict = Verdict(["lora_r: wrong"], ["Something is deprecated."])
-    error, warning = bad(look(plain, validate=lambda config: verdict), "schema")
+    said = Validation(["lora_r: wrong"], ["Something is deprecated."])
+    error, warning = bad(look(plain, ask_axolotl=lambda config: said), "schema")
     assert (error.level, error.message) == ("error", "Axolotl refuses the config: lora_r: wrong.")
     assert warning.message == "Axolotl warns: Something is deprecated."
 
 
-def test_a_failing_validation_is_told_and_not_raised(plain: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    findings = look(plain, validate=preflight.run_validation)
+def test_a_failing_validation_is_told_and_not_raised(plain: Path) -> None:
+    findings = look(plain, ask_axolotl=lambda config: validate(config, python="/bin/false"))
     assert "validation failed (exit 1)" in bad(findings, "schema")[0].message
+
+
+def test_a_run_that_is_training_has_the_exit_status_of_train(plain: Path, tmp_path: Path) -> None:
+    Run(tmp_path / "run").open_session(Launch(cli=True))
+    findings = look(plain)
+    assert "already training" in bad(findings, "resume")[0].message
+    assert preflight.exit_status(findings) == 1
 
 
 def test_errors_of_pydantic_become_a_line_for_each_key() -> None:

@@ -24,6 +24,7 @@ from leviathan_train.run import liveness
 from leviathan_train.run.folder import TRAINING_ROOT, Run
 from leviathan_train.run.records import End, Launch, Phase, Request, Status
 from leviathan_train.run.session import Session
+from leviathan_train.system import processes
 from leviathan_train.system.files import folder_bytes, read_json
 from leviathan_train.system.gpu import Gpu, Nvml, used_by
 
@@ -299,7 +300,7 @@ class Feed:
             session=session.id,
             started=launch.started or None,
             first_step=self._first_step,
-            until=launch.until,
+            until=launch.off_by(processes.hostname(), self._now(), time.monotonic()),
             pid=status.pid or None,
             host=status.host or None,
             heard=status.updated or None,

@@ -1,0 +1,147 @@
+"""What a person is told and asked before a training starts, and what their answers do.
+
+The questions themselves are asked by whoever has a terminal, through a `Dialog`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.config.changes import Change, Topic
+from leviathan_train.config.effects import Effect
+from leviathan_train.config.load import Config
+from leviathan_train.errors import Declined, LeviathanError, UsageError
+from leviathan_train.launch import resume
+from leviathan_train.launch.resume import Offer
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Status
+
+
+class ResumeAnswer(StrEnum):
+    """What to do with the checkpoint that was found; `delete` means every one of the run."""
+
+    YES = "yes"
+    NO = "no"
+    DELETE = "delete"
+
+
+class RowsAnswer(StrEnum):
+    """What to do with prepared rows that are older than their data file."""
+
+    KEEP = "keep"
+    REBUILD = "rebuild"
+    NO = "no"
+
+
+class Dialog(Protocol):
+    """What a start tells a person, and asks of them if one is there."""
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person is there to answer; otherwise nothing is asked."""
+
+    def tell(self, line: str) -> None:
+        """Show one line."""
+
+    def show_offer(self, run: Run, offer: Offer) -> None:
+        """Say what was found to resume from."""
+
+    def show_changes(self, found: Sequence[Change]) -> None:
+        """Say what changed since the checkpoint, and what each change does."""
+
+    def show_progress(self, status: Status | None, pausing: bool) -> None:
+        """Draw what the trainer last told of itself; called some times a second."""
+
+    def end_progress(self) -> None:
+        """Take away what `show_progress` drew."""
+
+    def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
+        """Ask whether to resume from `checkpoint`; `found` is what `delete` would delete."""
+
+    def ask_changes(self) -> bool:
+        """Ask whether to resume although the order of the data changes."""
+
+    def ask_rows(self) -> RowsAnswer:
+        """Ask what to do with prepared rows whose data file changed."""
+
+
+def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change]) -> None:
+    """Refuse changes with which the checkpoint cannot be resumed.
+
+    Raises:
+        UsageError: naming each of them.
+    """
+    refused = [change for change in found if change.effect is Effect.REFUSED]
+    if refused:
+        first = refused[0]
+        raise UsageError(
+            f"{config.path}: {', '.join(change.key for change in refused)} must stay as in"
+            f" {checkpoint.name} ({first.key} was {first.old}): {first.why}.",
+            "Restore it, or start another run with:  --set output_dir=work/training/NAME    or"
+            " start over with:  --resume never",
+        )
+
+
+def confirm_resume(dialog: Dialog, run: Run, offer: Offer, found: Sequence[Checkpoint]) -> Offer:
+    """Ask whether to resume from what was found, and do what the answer says.
+
+    Returns:
+        The offer to start with; without a checkpoint, if all were deleted.
+
+    Raises:
+        Declined: the answer was no.
+        LeviathanError: the run's checkpoints are not those that were shown any more.
+    """
+    assert offer.checkpoint is not None
+    answer = dialog.ask_resume(offer.checkpoint, found)
+    if answer is ResumeAnswer.NO:
+        raise Declined(
+            "Nothing was changed.",
+            "Start over, setting the checkpoints aside:  --resume never    Another run:"
+            f"  --set output_dir={run.path}_2",
+        )
+    if [step for step, _ in checkpoints.folders(run)] != [item.step for item in found]:
+        raise LeviathanError(
+            f"{run.name} has changed since it was shown.", "Type the same command again."
+        )
+    if answer is ResumeAnswer.YES:
+        return offer
+    resume.delete_all(run, found)
+    deleted = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}"
+    dialog.tell(f"Deleted {deleted}. Training starts from the base model.")
+    return Offer(None)
+
+
+def confirm_changes(dialog: Dialog, found: Sequence[Change], *, yes: bool) -> bool:
+    """Have changes that cost something confirmed.
+
+    Args:
+        yes: all are accepted, and the prepared rows kept.
+
+    Returns:
+        Whether to rebuild the prepared rows.
+
+    Raises:
+        Declined: the answer was no.
+        UsageError: nobody is there to ask.
+    """
+    asked = [change for change in found if change.needs_yes]
+    if not asked or yes:
+        return False
+    if not dialog.interactive:
+        raise UsageError(
+            f"{', '.join(change.key for change in asked)} changed since the checkpoint."
+            " Cannot ask without a terminal.",
+            "Add --yes to resume with the prepared rows as they are, or restore the old value.",
+        )
+    stale = [change for change in asked if change.topic is Topic.DATA_FILE]
+    if len(stale) < len(asked) and not dialog.ask_changes():
+        raise Declined("Nothing was changed.")
+    answer = dialog.ask_rows() if stale else RowsAnswer.KEEP
+    if answer is RowsAnswer.NO:
+        raise Declined("Nothing was changed.")
+    return answer is RowsAnswer.REBUILD

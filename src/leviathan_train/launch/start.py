@@ -1,0 +1,245 @@
+"""A training started from the command line: check, plan with the user's answers, train.
+
+Nothing here knows a terminal: what is told and asked goes through a `Dialog`, see
+`launch.confirm`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.origin import origin_of
+from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.config.changes import Change, changes_since
+from leviathan_train.config.load import Config
+from leviathan_train.errors import UsageError
+from leviathan_train.launch import command, confirm, follow, outcome, preflight, resume
+from leviathan_train.launch.command import Plan, Typed
+from leviathan_train.launch.confirm import Dialog
+from leviathan_train.launch.preflight import Finding, Level, Topic
+from leviathan_train.launch.resume import Offer
+from leviathan_train.launch.schedule import TimeLimit, supervise
+from leviathan_train.launch.window import Window, wait_for_window
+from leviathan_train.run.folder import Run, busy
+from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
+from leviathan_train.run.sweep import sweep
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for, the same for each start of one command.
+
+    Attributes:
+        typed: for the commands that are shown.
+        resume: `ask`, `auto`, `never`, `latest`, `best`, a step, or a path.
+        yes: answer every question with yes.
+        grace: see `command.Plan`.
+        accelerate: arguments for `accelerate launch`.
+    """
+
+    typed: Typed
+    resume: str = "ask"
+    yes: bool = False
+    grace: float = PAUSE_GRACE
+    accelerate: tuple[str, ...] = ()
+
+
+class Starter:
+    """The starts of one command: one, or many within a window or after crashes."""
+
+    def __init__(self, config: Config, options: Options, dialog: Dialog) -> None:
+        self.config = config
+        self.run = Run(config.output_dir)
+        self._options = options
+        self._dialog = dialog
+        self._is_new = not self.run.path.exists()
+
+    def check(self) -> None:
+        """Check what needs no look at the run's checkpoints; warnings are told.
+
+        Raises:
+            UsageError: an input or a package is missing, a key is unknown, or a GPU is needed.
+            LeviathanError: the run is training already.
+        """
+        found = list(preflight.settings(self.config, has_gpu=command.has_gpu()))
+        passable = {Topic.KEYS} if self._options.yes else set()
+        errors = [one for one in found if one.level is Level.ERROR and one.topic not in passable]
+        if errors:
+            first = errors[0]
+            check = f"leviathan check {shlex.quote(str(self.config.path))}"
+            more = f" ({len(errors) - 1} more: {check})" if len(errors) > 1 else ""
+            hint = first.hint
+            if first.topic is Topic.KEYS:
+                hint = f"{hint} Or accept it with:  --yes"
+            raise UsageError(f"{first.message}{more}", hint)
+        self._warn(found)
+        if session := self.run.live_session():
+            raise busy(self.run, session)
+
+    def plan(self, *, dry_run: bool = False, first: bool = True) -> Plan | None:
+        """Decide what to resume from, and have it confirmed.
+
+        Args:
+            dry_run: ask nothing.
+            first: whether it is the command's first start; the later ones resume from the
+                newest checkpoint, and nothing that was confirmed is asked again.
+
+        Returns:
+            None if the run is finished.
+
+        Raises:
+            UsageError: there is no such checkpoint, or the config cannot resume from it.
+            Declined: the user said no.
+        """
+        run, options = self.run, self._options
+        choice = options.resume if first else "auto"
+        if choice == "ask" and (options.yes or not self._dialog.interactive):
+            choice = "auto"
+        found = checkpoints.scan(run)
+        offer = resume.choose(run, self.config, choice, found)
+        if choice in {"ask", "auto"} and self._is_finished(found):
+            return None
+        if first:
+            self._warn(preflight.machine(self.config, run, found, has_gpu=command.has_gpu()))
+        self._dialog.show_offer(run, offer)
+        differences = self._changes(offer)
+        rebuild = False
+        if not dry_run:
+            if offer.ask:
+                offer = confirm.confirm_resume(self._dialog, run, offer, found)
+            if offer.checkpoint and first:
+                rebuild = confirm.confirm_changes(self._dialog, differences, yes=options.yes)
+        resume_from = self._resume_from(offer)
+        return Plan(
+            config=self.config,
+            run=run,
+            typed=options.typed,
+            argv=command.build_argv(
+                self.config, resume_from, options.accelerate, has_gpu=command.has_gpu()
+            ),
+            offer=offer,
+            resume_from=resume_from,
+            rebuild_rows=rebuild,
+            grace=options.grace,
+        )
+
+    def train(self, plan: Plan) -> End:
+        """Take the run, set the branch that is left aside, and train until the session ends."""
+        dialog = self._dialog
+        with follow.Signals() as signals:
+            session = follow.open_session(plan)
+            sweep(self.run)
+            retention.sweep(self.run)
+            self.switch_branch(plan.offer)
+            if plan.resume_from is not None:
+                dialog.tell("Resuming training...")
+            training = follow.Training(plan, session, signals, dialog.tell, dialog.show_progress)
+            dialog.tell(f"Log: {training.log}")
+            training.start()
+            try:
+                return training.follow()
+            finally:
+                dialog.end_progress()
+
+    def train_all(
+        self,
+        plan: Plan,
+        limit: TimeLimit | None = None,
+        window: Window | None = None,
+        max_restarts: int = 0,
+    ) -> End:
+        """Train as planned, then as often as the window and the restarts ask for."""
+        plans = [plan]
+
+        def start(limit: TimeLimit) -> End:
+            now = plans.pop() if plans else self.plan(first=False)
+            if now is None:
+                step = resume.finished_at(self.run, checkpoints.scan(self.run))
+                return End(Ending.FINISHED, step, None, "", time.time(), Cause.DONE)
+            return self.train(replace(now, until=limit.at, until_monotonic=limit.monotonic_at))
+
+        try:
+            return supervise(
+                start,
+                self._dialog.tell,
+                limit=limit,
+                window=window,
+                max_restarts=max_restarts,
+                wait=lambda opens: wait_for_window(self.run, self.config.path, opens),
+            )
+        except KeyboardInterrupt:  # between two sessions
+            return End(Ending.STOPPED, None, None, "Ctrl+C", time.time(), Cause.PERSON)
+
+    def exit_status(self, end: End) -> int:
+        """The exit status that the last end means.
+
+        Raises:
+            LeviathanError: it is a crash. A run that was made for it and never began to train
+                is removed, and its log is kept elsewhere.
+        """
+        if end.kind is not Ending.CRASHED:
+            return outcome.exit_status(self.run, end)
+        session = self.run.session()
+        log = session.log if session else self.run.logs
+        if self._is_new and session and session.begin is None:
+            log = outcome.discard(self.run, log)
+        raise outcome.failure(self.run, end, log)
+
+    def _warn(self, found: Iterable[Finding]) -> None:
+        for one in found:
+            if one.level is not Level.OK:
+                self._dialog.tell(f"⚠️  {one.message}")
+
+    def _is_finished(self, found: list[Checkpoint]) -> bool:
+        """Whether there is nothing left to train; told, with what to type next."""
+        step = resume.finished_at(self.run, found)
+        newest = checkpoints.latest(found)
+        if step is None or (newest and resume.trains_longer(self.config, newest)):
+            return False
+        self._dialog.tell(f"{self.run.name} is already finished, at step {step}.")
+        self._dialog.tell(
+            "Train longer: raise num_epochs or max_steps.  Start over: --resume never."
+            f"  Use it:  leviathan merge {self.run.name}"
+        )
+        return True
+
+    def _resume_from(self, offer: Offer) -> Path | None:
+        """Where the checkpoint will be when the training begins."""
+        if offer.checkpoint is None:
+            return None
+        # As the config writes the run's folder, so that messages and commands read alike.
+        ours = offer.checkpoint.path.resolve().parent == self.run.path.resolve()
+        inside = ours or offer.superseded
+        return self.run.path / offer.checkpoint.name if inside else offer.checkpoint.path
+
+    def switch_branch(self, offer: Offer) -> None:
+        """Set the branch that is left aside, and bring back the one that was set aside before."""
+        if aside := resume.set_aside(self.run, offer.newer):
+            names = ", ".join(sorted(path.name for path in aside.glob("checkpoint-*")))
+            self._dialog.tell(f"Set aside in {aside}: {names}")
+            if newest := checkpoints.latest(list(offer.newer)):
+                back = self._options.typed.again("--resume", str(aside / newest.name))
+                self._dialog.tell(f"Bring them back with:  {back}")
+        if offer.checkpoint and offer.superseded:
+            names = ", ".join(resume.bring_back(self.run, offer.checkpoint))
+            self._dialog.tell(f"Brought back from {offer.checkpoint.path.parent}: {names}")
+
+    def _changes(self, offer: Offer) -> list[Change]:
+        """What differs from the checkpoint, told.
+
+        Raises:
+            UsageError: a change makes the resume impossible.
+        """
+        if offer.checkpoint is None:
+            return []
+        processes = command.processes_of(self._options.accelerate, has_gpu=command.has_gpu())
+        found = changes_since(origin_of(offer.checkpoint), self.config, world_size=processes)
+        self._dialog.show_changes(found)
+        confirm.refuse(self.config, offer.checkpoint, found)
+        return found

@@ -1,0 +1,83 @@
+"""What an end means: the exit status, the cause in a log, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leviathan_train.launch import outcome
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Cause, End, Ending
+from support import shapes
+
+
+def end(kind: Ending, cause: Cause, why: str = "") -> End:
+    return End(kind, None, None, why, 0.0, cause)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "status"),
+    [
+        (Ending.FINISHED, Cause.DONE, 0),
+        (Ending.PAUSED, Cause.DEADLINE, 75),
+        (Ending.CRASHED, Cause.FAULT, 1),
+        (Ending.CRASHED, Cause.CONFIG, 2),
+        (Ending.CRASHED, Cause.UPSTREAM, 2),
+    ],
+)
+def test_an_end_has_its_exit_status(
+    tmp_path: Path, kind: Ending, cause: Cause, status: int
+) -> None:
+    run = Run(tmp_path)
+    assert outcome.exit_status(run, end(kind, cause)) == status
+    if kind is Ending.CRASHED:
+        assert outcome.failure(run, end(kind, cause), tmp_path).exit_code == status
+
+
+@pytest.mark.parametrize("kind", [Ending.STOPPED, Ending.KILLED])
+def test_what_was_stopped_can_be_resumed_or_not(tmp_path: Path, kind: Ending) -> None:
+    run = Run(tmp_path)
+    assert outcome.exit_status(run, end(kind, Cause.PERSON)) == 130
+    shapes.make(tmp_path, 10)
+    assert outcome.exit_status(run, end(kind, Cause.PERSON)) == 75
+
+
+@pytest.mark.parametrize(
+    ("log", "why", "cause"),
+    [
+        (
+            "x\n[rank1]: torch.OutOfMemoryError: CUDA\n",
+            "torch.OutOfMemoryError: CUDA",
+            "gpu memory",
+        ),
+        ("pydantic.ValidationError: 2 errors\n", "pydantic.ValidationError: 2 errors", "config"),
+        ("KeyError: 'a'\nsubprocess.CalledProcessError: x\n", "KeyError: 'a'", "fault"),
+        ("Signal 9 (SIGKILL)\n", "killed by SIGKILL", "died"),
+        ("all is well\n", "without an error message", "died"),
+    ],
+)
+def test_the_last_error_of_a_log_is_the_cause(
+    tmp_path: Path, log: str, why: str, cause: str
+) -> None:
+    path = tmp_path / "log"
+    path.write_text(log)
+    told, found = outcome.cause_in(path)
+    assert why in told and "\n" not in told
+    assert found == cause
+
+
+def test_the_advice_hangs_on_the_cause_and_not_on_the_words(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    words = "no space left, CUDA out of memory, plugin"
+    advice = {cause: outcome.advice(run, end(Ending.CRASHED, cause, words)) for cause in Cause}
+    assert "micro_batch_size" in advice[Cause.GPU_MEMORY]
+    assert "leviathan checkpoints cleanup run --keep 1" in advice[Cause.DISK]
+    assert "can import leviathan_train" in advice[Cause.PLUGIN]
+    assert advice[Cause.FAULT] == advice[Cause.UNKNOWN] != advice[Cause.DIED]
+
+
+def test_a_cause_of_several_lines_is_told_in_one(tmp_path: Path) -> None:
+    crash = end(Ending.CRASHED, Cause.FAULT, "RuntimeError: a\n  b")
+    error = outcome.failure(Run(tmp_path), crash, tmp_path / "log")
+    assert error.message == "Training failed: RuntimeError: a b"

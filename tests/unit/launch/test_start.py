@@ -1,0 +1,364 @@
+"""What a start checks, asks and plans, with a person whose answers the test gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.config.changes import Change
+from leviathan_train.config.inputs import input_facts
+from leviathan_train.config.load import Config, load_config
+from leviathan_train.errors import Declined, LeviathanError, UsageError
+from leviathan_train.launch import follow, resume
+from leviathan_train.launch.command import Typed
+from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
+from leviathan_train.launch.resume import Offer
+from leviathan_train.launch.start import Options, Starter
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Cause, End, Ending, Launch, Status
+from support import shapes
+from support.demo import MakeConfig
+
+
+@dataclass
+class Scripted:
+    """A person who answers as the test says, and hears everything."""
+
+    resume: ResumeAnswer = ResumeAnswer.YES
+    changes: bool = True
+    rows: RowsAnswer = RowsAnswer.KEEP
+    interactive: bool = True
+    heard: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def tell(self, line: str) -> None:
+        self.heard.append(line)
+
+    def show_offer(self, run: Run, offer: Offer) -> None:
+        if offer.checkpoint:
+            self.heard.append(f"found {offer.checkpoint.name}")
+
+    def show_changes(self, found: Sequence[Change]) -> None:
+        self.heard += [f"{change.key} changed" for change in found]
+
+    def show_progress(self, status: Status | None, pausing: bool) -> None:
+        pass
+
+    def end_progress(self) -> None:
+        pass
+
+    def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
+        self.asked.append(checkpoint.name)
+        return self.resume
+
+    def ask_changes(self) -> bool:
+        self.asked.append("changes")
+        return self.changes
+
+    def ask_rows(self) -> RowsAnswer:
+        self.asked.append("rows")
+        return self.rows
+
+
+TYPED = Typed(("leviathan", "train", "c.yaml", "--window", "20:00-08:00"), ("--cpu",))
+
+
+def options(**more: Any) -> Options:
+    return Options(**{"typed": TYPED} | more)
+
+
+@pytest.fixture
+def config(make_config: MakeConfig, tmp_path: Path) -> Config:
+    """A config whose run is tmp_path/run, with data of its own."""
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    path = make_config(tmp_path, datasets=[{"path": str(data), "type": "alpaca"}])
+    return load_config(path)
+
+
+def add(config: Config, *steps: int, **changed: Any) -> None:
+    """Checkpoints of the run, made by the config as it was with `changed` in it."""
+    for step in steps:
+        path = shapes.make(config.output_dir, step)
+        made_by = dict(config.values) | changed
+        shapes.seal(path, config=made_by, trainer={"inputs": input_facts(config)})
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [step for step, _ in checkpoints.folders(Run(folder))]
+
+
+def test_a_new_run_is_planned_without_a_question(config: Config) -> None:
+    person = Scripted()
+    plan = Starter(config, options(), person).plan()
+    assert plan and plan.resume_from is None and not person.asked
+    assert not config.output_dir.exists()
+
+
+def test_yes_plans_a_resume_from_what_was_shown(config: Config) -> None:
+    add(config, 10, 20)
+    person = Scripted()
+    plan = Starter(config, options(), person).plan()
+    assert plan and plan.resume_from == config.output_dir / "checkpoint-20"
+    assert f"--resume_from_checkpoint={plan.resume_from}" in plan.argv
+    assert (person.asked, person.heard) == (["checkpoint-20"], ["found checkpoint-20"])
+
+
+def test_no_changes_nothing(config: Config) -> None:
+    add(config, 10)
+    with pytest.raises(Declined, match="Nothing was changed") as raised:
+        Starter(config, options(), Scripted(ResumeAnswer.NO)).plan()
+    assert raised.value.exit_code == 130
+    assert steps_in(config.output_dir) == [10]
+
+
+def test_delete_deletes_every_checkpoint_and_starts_over(config: Config) -> None:
+    add(config, 10, 20)
+    person = Scripted(ResumeAnswer.DELETE)
+    plan = Starter(config, options(), person).plan()
+    assert plan and plan.resume_from is None and plan.offer.newer == ()
+    assert steps_in(config.output_dir) == []
+    assert person.heard[-1] == "Deleted 2 checkpoints. Training starts from the base model."
+
+
+@pytest.mark.parametrize("answer", [ResumeAnswer.YES, ResumeAnswer.DELETE])
+def test_an_answer_to_what_is_not_there_any_more_is_refused(
+    config: Config, answer: ResumeAnswer
+) -> None:
+    add(config, 10)
+
+    class Slow(Scripted):
+        def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
+            add(config, 30)  # by a training that began meanwhile
+            return super().ask_resume(checkpoint, found)
+
+    with pytest.raises(LeviathanError, match="has changed since it was shown"):
+        Starter(config, options(), Slow(answer)).plan()
+    assert steps_in(config.output_dir) == [10, 30]
+
+
+@pytest.mark.parametrize(
+    ("person", "more"),
+    [(Scripted(interactive=False), {}), (Scripted(), {"yes": True})],
+    ids=["no terminal", "--yes"],
+)
+def test_without_anybody_to_ask_the_newest_is_taken(
+    config: Config, person: Scripted, more: dict[str, Any]
+) -> None:
+    add(config, 10, 20)
+    plan = Starter(config, options(**more), person).plan()
+    assert plan and plan.offer.step == 20
+    assert not person.asked
+
+
+def test_a_dry_run_asks_nothing(config: Config) -> None:
+    add(config, 10, seed=7)
+    person = Scripted()
+    plan = Starter(config, options(), person).plan(dry_run=True)
+    assert plan and plan.offer.step == 10
+    assert not person.asked
+
+
+def test_a_change_that_the_checkpoint_cannot_bear_is_refused_before_any_question(
+    config: Config,
+) -> None:
+    add(config, 10, lora_r=4)
+    person = Scripted()
+    with pytest.raises(UsageError, match=r"lora_r must stay as in checkpoint-10 \(lora_r was 4\)"):
+        Starter(config, options(), person).plan()
+    assert not person.asked
+
+
+def test_a_change_of_the_order_is_asked_about(config: Config) -> None:
+    add(config, 10, seed=7)
+    person = Scripted()
+    plan = Starter(config, options(resume="latest"), person).plan()
+    assert plan and person.asked == ["changes"]
+    with pytest.raises(Declined):
+        Starter(config, options(resume="latest"), Scripted(changes=False)).plan()
+    with pytest.raises(UsageError, match="Cannot ask without a terminal"):
+        Starter(config, options(), Scripted(interactive=False)).plan()
+    accepted = Starter(config, options(yes=True), Scripted(interactive=False)).plan()
+    assert accepted and not accepted.rebuild_rows
+
+
+@pytest.mark.parametrize(
+    ("answer", "rebuilt"), [(RowsAnswer.KEEP, False), (RowsAnswer.REBUILD, True)]
+)
+def test_a_changed_data_file_is_asked_about(
+    config: Config, tmp_path: Path, answer: RowsAnswer, rebuilt: bool
+) -> None:
+    add(config, 10)
+    with (tmp_path / "data.jsonl").open("a") as stream:
+        stream.write('{"instruction": "c", "input": "", "output": "d"}\n')
+    person = Scripted(rows=answer)
+    plan = Starter(config, options(resume="latest"), person).plan()
+    assert plan and plan.rebuild_rows is rebuilt
+    assert person.asked == ["rows"]
+    with pytest.raises(Declined):
+        Starter(config, options(resume="latest"), Scripted(rows=RowsAnswer.NO)).plan()
+
+
+def test_the_later_starts_of_a_command_ask_nothing_and_take_the_newest(config: Config) -> None:
+    add(config, 10, 20, seed=7)
+    person = Scripted()
+    plan = Starter(config, options(resume="10"), person).plan(first=False)
+    assert plan and plan.offer.step == 20
+    assert not person.asked
+
+
+def test_a_finished_run_is_not_planned_again(config: Config) -> None:
+    add(config, 10)
+    run = Run(config.output_dir)
+    session = run.open_session(Launch())
+    session.close(End(Ending.FINISHED, 10, None, "", 1.0, Cause.DONE))
+    for path in session.path.glob("process-*.json"):
+        path.unlink()
+    person = Scripted()
+    assert Starter(config, options(), person).plan() is None
+    assert "already finished, at step 10" in person.heard[0]
+
+
+def test_warnings_are_told_and_an_unknown_key_is_accepted_only_with_yes(config: Config) -> None:
+    path = config.path
+    path.write_text(path.read_text() + "lora_rr: 1\nlora_r: 8\n")
+    spoilt = load_config(path)
+    with pytest.raises(UsageError, match="key lora_rr is unknown") as raised:
+        Starter(spoilt, options(), Scripted()).check()
+    assert "--yes" in str(raised.value.hint)
+    person = Scripted()
+    Starter(spoilt, options(yes=True), person).check()
+    assert [line for line in person.heard if "lora_rr" in line]
+    assert [line for line in person.heard if "lora_r is given twice" in line]
+
+
+def test_a_run_that_is_training_is_not_started_again(config: Config) -> None:
+    Run(config.output_dir).open_session(Launch(cli=True))
+    with pytest.raises(LeviathanError, match="already training"):
+        Starter(config, options(), Scripted()).check()
+
+
+def test_a_disk_that_is_nearly_full_is_told_and_does_not_stop_a_start(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leviathan_train.launch import preflight
+
+    monkeypatch.setattr(preflight, "_free_bytes", lambda path: 10)
+    add(config, 10)
+    person = Scripted()
+    assert Starter(config, options(), person).plan()
+    assert [line for line in person.heard if "the disk would be full" in line]
+
+
+def failed(config: Config, *, began: bool = False, existed: bool = False) -> LeviathanError:
+    """The error of a start that crashes, as it leaves its records."""
+    if existed:
+        config.output_dir.mkdir(parents=True)
+    starter = Starter(config, options(), Scripted())
+    session = starter.run.open_session(Launch())
+    starter.run.logs.mkdir()
+    session.log.write_text("ValueError: no\n")
+    (starter.run.path / "debug.log").write_text("ValueError: no\n")
+    if began:
+        session.begin_file.write_text('{"at": 1.0, "first_step": 0}')
+    end = session.close(End(Ending.CRASHED, None, None, "ValueError:\n  no", 1.0, Cause.FAULT))
+    with pytest.raises(LeviathanError) as raised:
+        starter.exit_status(end)
+    assert raised.value.message == "Training failed: ValueError: no"
+    return raised.value
+
+
+def test_a_start_that_fails_before_its_first_step_leaves_no_run(config: Config) -> None:
+    hint = str(failed(config).hint)
+    assert not config.output_dir.exists()
+    log = Path(hint.rpartition("The whole log: ")[2])
+    assert log.read_text() == "ValueError: no\n"
+    log.unlink()
+
+
+@pytest.mark.parametrize("why", [{"began": True}, {"existed": True}], ids=str)
+def test_a_failed_run_that_holds_something_stays(config: Config, why: dict[str, bool]) -> None:
+    hint = str(failed(config, **why).hint)
+    assert f"The whole log: {config.output_dir}" in hint
+    assert Run(config.output_dir).session()
+
+
+def test_what_others_put_into_a_failed_run_stays(config: Config) -> None:
+    starter = Starter(config, options(), Scripted())
+    config.output_dir.mkdir(parents=True)
+    (config.output_dir / "notes.txt").write_text("mine")
+    session = starter.run.open_session(Launch())
+    starter.run.logs.mkdir()
+    session.log.write_text("ValueError: no\n")
+    end = session.close(End(Ending.CRASHED, None, None, "no", 1.0, Cause.FAULT))
+    with pytest.raises(LeviathanError) as raised:
+        starter.exit_status(end)
+    Path(str(raised.value.hint).rpartition("The whole log: ")[2]).unlink()
+    assert [path.name for path in config.output_dir.iterdir()] == ["notes.txt"]
+
+
+def test_the_command_to_type_next_keeps_what_was_typed_and_adds_before_the_dashes() -> None:
+    assert TYPED.again("--resume", "a b") == (
+        "leviathan train c.yaml --window 20:00-08:00 --resume 'a b' -- --cpu"
+    )
+
+
+def test_a_span_and_the_command_reach_the_record_of_the_launch(config: Config) -> None:
+    typed = replace(TYPED, words=(*TYPED.words, "--set", "hf_token=abc"))
+    plan = Starter(config, options(typed=typed), Scripted()).plan()
+    assert plan
+    session = follow.open_session(replace(plan, until=5.0, until_monotonic=7.0))
+    assert (session.launch.until, session.launch.until_monotonic) == (5.0, 7.0)
+    told = (*TYPED.words, "--set", "hf_token=[redacted]", "--", "--cpu")
+    assert session.launch.typed == told
+
+
+def test_a_superseded_branch_is_brought_back_and_the_other_set_aside(config: Config) -> None:
+    add(config, 4, 8, 12)
+    run = Run(config.output_dir)
+    aside = resume.set_aside(run, checkpoints.scan(run)[1:])  # as a resume from 4 does
+    assert aside
+    add(config, 6, 10)
+    person = Scripted()
+    starter = Starter(config, options(resume=str(aside / "checkpoint-12")), person)
+    plan = starter.plan()
+    assert plan and plan.resume_from == run.path / "checkpoint-12"
+    starter.switch_branch(plan.offer)
+    assert steps_in(run.path) == [8, 12]
+    (other,) = run.superseded.iterdir()
+    assert steps_in(other) == [4, 6, 10]
+    assert all(item.intact for item in checkpoints.scan(run, always_read=True))
+    assert person.heard[-1] == f"Brought back from {aside.resolve()}: checkpoint-8, checkpoint-12"
+    back = TYPED.again("--resume", str(other / "checkpoint-10"))
+    assert f"Bring them back with:  {back}" in person.heard
+
+
+def test_an_earlier_checkpoint_of_a_superseded_branch_leaves_the_later_ones(
+    config: Config,
+) -> None:
+    add(config, 4, 8)
+    run = Run(config.output_dir)
+    aside = resume.set_aside(run, checkpoints.scan(run))
+    assert aside
+    starter = Starter(config, options(resume=str(aside / "checkpoint-4")), Scripted())
+    plan = starter.plan()
+    assert plan
+    starter.switch_branch(plan.offer)
+    assert (steps_in(run.path), steps_in(aside)) == ([4], [8])
+
+
+def test_a_superseded_checkpoint_that_the_config_names_stays_where_it_is(config: Config) -> None:
+    add(config, 4)
+    run = Run(config.output_dir)
+    aside = resume.set_aside(run, checkpoints.scan(run))
+    assert aside
+    named = load_config(config.path, [f"resume_from_checkpoint={aside / 'checkpoint-4'}"])
+    plan = Starter(named, options(), Scripted()).plan()
+    assert plan and not plan.offer.superseded
+    assert plan.resume_from == (aside / "checkpoint-4").resolve()
