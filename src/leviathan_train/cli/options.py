@@ -9,6 +9,7 @@ import click
 
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
+from leviathan_train.run.records import PAUSE_GRACE
 
 run_argument = click.argument("run", required=False)
 config_argument = click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
@@ -17,6 +18,13 @@ sets_option = click.option(
 )
 accelerate_arguments = click.argument(
     "accelerate_args", nargs=-1, metavar="[-- ACCELERATE_LAUNCH_ARGS...]"
+)
+grace_option = click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=PAUSE_GRACE,
+    metavar="SECONDS",
+    help="Kill the trainer if it has not saved after this many seconds (default: 300).",
 )
 as_json = click.option("--json", is_flag=True, help="One JSON document on stdout, nothing else.")
 

@@ -22,7 +22,8 @@ from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, resume
 from leviathan_train.run.folder import Run, busy
-from leviathan_train.system.gpu import Gpu, Nvml, gigabytes, visible
+from leviathan_train.system import units
+from leviathan_train.system.gpu import Gpu, Nvml, visible
 
 KEPT_BY_DEFAULT = 4
 """Axolotl's `save_total_limit` where the config has none."""
@@ -228,13 +229,13 @@ def _gpu(config: Config, present: bool, gpus: Gpus) -> Iterator[Finding]:
     spread = any(config.values.get(key) for key in ("deepspeed", "fsdp", "fsdp_config"))
     for gpu in found:
         holders = gpu.holders()
-        total = gigabytes(gpu.total_bytes)
-        free = f"GPU {gpu.index}, {gpu.name}: {gigabytes(gpu.free_bytes)} of {total} free"
+        total = units.size(gpu.total_bytes)
+        free = f"GPU {gpu.index}, {gpu.name}: {units.size(gpu.free_bytes)} of {total} free"
         if weights and gpu.free_bytes < weights and not spread:
             yield Finding(
                 "error",
                 "gpu",
-                f"{free}, but the weights of the base model alone take {gigabytes(weights)}.",
+                f"{free}, but the weights of the base model alone take {units.size(weights)}.",
                 f"Free it: {holders}."
                 if holders
                 else "Take a smaller base, or load_in_4bit: true.",
@@ -263,15 +264,15 @@ def _disk(
         yield Finding(
             "ok",
             "disk",
-            f"{gigabytes(free)} free; how large a checkpoint is cannot be told before the first.",
+            f"{units.size(free)} free; how large a checkpoint is cannot be told before the first.",
         )
         return
     needed = max(count * size - sum(item.bytes for item in known), size)
     source = "as seen in this run" if seen else "estimated"
     more = " more" if known else ""
     message = (
-        f"{gigabytes(free)} free; {count} checkpoints of {gigabytes(size)} ({source}) need"
-        f" {gigabytes(needed)}{more}"
+        f"{units.size(free)} free; {count} checkpoints of {units.size(size)} ({source}) need"
+        f" {units.size(needed)}{more}"
     )
     if free >= needed:
         yield Finding("ok", "disk", f"{message}.")

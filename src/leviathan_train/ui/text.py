@@ -6,59 +6,33 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from leviathan_train.run.records import Ending, Phase, SeamWord
+from leviathan_train.system import signs
+from leviathan_train.system.units import clock
+from leviathan_train.system.units import duration as duration
+from leviathan_train.system.units import size as size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from leviathan_train.launch.activity import Activity
+    from leviathan_train.launch.requests import Outcome
 
-PHASES = {
-    "waiting": "waiting for its window",
-    "starting": "starting",
-    "data": "preparing the data",
-    "model": "loading the model",
-    "training": "training",
-    "evaluating": "evaluating",
-    "saving": "saving",
-    "final": "writing the final adapter",
+
+PHASES: dict[str, str] = {
+    Phase.WAITING: "waiting for its window",
+    Phase.DATA: "preparing the data",
+    Phase.MODEL: "loading the model",
+    Phase.FINAL: "writing the final adapter",
 }
-
-
-def size(count: float | None) -> str:
-    """Bytes as people read them: 487M, 1.4G."""
-    if count is None:
-        return "-"
-    value = float(count)
-    for unit in ("B", "K", "M", "G", "T"):
-        if value < 1024 or unit == "T":
-            break
-        value /= 1024
-    return f"{value:.0f}{unit}" if unit == "B" or value >= 10 else f"{value:.1f}{unit}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people read them: 45s, 12m, 7h 05m, 3d 4h."""
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+"""The phases that are told by other words than their own."""
 
 
 def number(value: float | None, form: str = ".4g") -> str:
     """A number, or a dash where there is none."""
     return "-" if value is None else f"{value:{form}}"
-
-
-def clock(at: float | None) -> str:
-    """Seconds since the epoch as local date and time."""
-    return "-" if at is None else datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def console() -> Console:
@@ -116,6 +90,26 @@ def plain(text: object) -> str:
     )
 
 
+def one_line(text: str, most: int = 200) -> str:
+    """A cause in one line, however many its author wrote."""
+    told = plain(" ".join(text.split()))
+    return told if len(told) <= most else told[: most - 3] + "..."
+
+
+def phase(now: Activity) -> str:
+    """What a run does, in a few words."""
+    word = PHASES.get(now.phase, now.phase)
+    if now.asked:
+        return f"pausing: {word}"
+    return word if now.training or now.over else f"{word}, waiting to restart"
+
+
+def steps(now: Activity) -> str:
+    """Where a run is: 1500 of 3525 (42.6%)."""
+    share = now.share
+    return f"{now.step}" if share is None else f"{now.step} of {now.max_steps} ({share:.1%})"
+
+
 def count(number: int, noun: str) -> str:
     """`1 checkpoint`, `2 checkpoints`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -139,16 +133,30 @@ def listing(value: Any) -> None:
                 clock(item["modified"]),
                 number(item["epoch"], ".2f"),
                 number(item["loss"]),
-                number(item["eval_loss"]),
+                number(item["eval_loss"]) if _measured_there(item) else "-",
                 _state(item),
-                ", ".join(mark for mark in ("latest", "best") if item[mark]),
+                ", ".join(_marks(item)),
             ]
             for item in found
         ]
         table(headers, rows)
     if value["superseded_bytes"]:
-        print(f"\nSet aside: {size(value['superseded_bytes'])}  (cleanup --superseded deletes it)")
+        print(
+            f"\nSet aside: {size(value['superseded_bytes'])}  (delete with: cleanup --superseded)"
+        )
     print(f"\nTotal size: {size(value['total_bytes'])}")
+
+
+def _measured_there(item: Any) -> bool:
+    """Whether the eval loss that a checkpoint knows was measured at its own step."""
+    return item["eval_step"] in (None, item["step"])
+
+
+def _marks(item: Any) -> Iterable[str]:
+    if item["latest"]:
+        yield "latest"
+    if item["best"]:
+        yield "best" if _measured_there(item) else f"best (evaluated at {item['eval_step']})"
 
 
 def details(value: Any, title: str) -> None:
@@ -164,8 +172,7 @@ def details(value: Any, title: str) -> None:
     print(f"  Epoch: {number(value['epoch'], '.2f')}")
     print(f"  Best Loss: {number(value['best_loss'])}")
     print(f"  Last Loss: {number(value['loss'])}")
-    at = value["eval_step"]
-    late = f" (of step {at})" if at is not None and at != value["step"] else ""
+    late = "" if _measured_there(value) else f" (measured at step {value['eval_step']})"
     print(f"  Eval Loss: {number(value['eval_loss'])}{late}")
     print(f"  Learning Rate: {number(value['learning_rate'])}")
     if value["seconds_trained"] is not None:
@@ -177,7 +184,7 @@ def details(value: Any, title: str) -> None:
 
 def verified(item: Any) -> None:
     """One line of `checkpoints verify`."""
-    sign = "❌" if item["state"] == "damaged" else "✅"
+    sign = signs.FAULT if item["state"] == "damaged" else signs.OK
     print(f"{sign} checkpoint-{item['step']} ({size(item['bytes'])}): {_state(item)}", flush=True)
 
 
@@ -205,53 +212,59 @@ def plan(value: Any) -> None:
         print(f"  {word}  checkpoint-{item['step']} ({size(item['bytes'])}): {reasons}")
 
 
-def request(done: Any) -> None:
+def request(done: Outcome) -> None:
     """What `pause`, `save` or `stop` came to."""
-    name = done.run.name
+    name, end = done.run.name, done.end
     if done.host:
-        print(f"{name} trains on {done.host}. The request is left there; it will be obeyed.")
+        print(f"{name} trains on {done.host}. The request is left there and will be obeyed.")
         print(f"See it with:  leviathan status {name}")
-    elif done.end is None:
+    elif end is None or end.kind is Ending.PAUSED:
         print(f"Checkpoint saved to {done.run.path / (done.checkpoint or '')}")
-    elif done.end.kind == "paused":
-        print(f"Checkpoint saved to {done.run.path / (done.checkpoint or '')}")
-        print("Training stopped gracefully.")
-    elif done.end.kind == "finished":
-        print(f"{name} finished, at step {done.end.step}.")
-    elif done.end.kind == "stopped":
+        if end:
+            print("Training stopped gracefully.")
+    elif end.kind is Ending.FINISHED:
+        print(f"{name} finished at step {end.step}.")
+    elif end.kind is Ending.STOPPED:
         print(f"{name} stopped before its first step: there was nothing to save.")
     else:
-        print(f"{name} ended: {done.end.why}. Last checkpoint: {done.checkpoint or 'none'}")
+        print(f"{name} {end.kind}: {one_line(end.why)}.")
+        print(f"Last checkpoint: {done.checkpoint or 'none'}")
 
 
 def status(value: Any) -> None:
     """The page of `leviathan status`."""
-    phase = PHASES.get(value["phase"], value["phase"])
-    print(f"Run:            {plain(value['run'])}")
-    print(f"Phase:          {'pausing: ' if value['pausing'] else ''}{phase}")
+    word = PHASES.get(value["phase"], value["phase"])
+    fields = [
+        ("Run", plain(value["run"])),
+        ("Phase", f"pausing: {word}" if value["pausing"] else word),
+    ]
     if value["end"]:
-        print(f"Ended:          {clock(value['end']['at'])}, {value['end']['why']}")
+        fields.append(("Ended", f"{clock(value['end']['at'])}, {one_line(value['end']['why'])}"))
+    step = f"{value['step']}"
     if value["max_steps"]:
-        share = 100 * value["step"] / value["max_steps"]
-        print(f"Step:           {value['step']} of {value['max_steps']} ({share:.1f}%)")
-    else:
-        print(f"Step:           {value['step']}")
+        share = value["step"] / value["max_steps"]
+        step += f" of {value['max_steps']} ({share:.1%})"
+    fields.append(("Step", step))
     if value["eta_seconds"] is not None:
         done = clock(time.time() + value["eta_seconds"])
-        print(f"ETA:            {duration(value['eta_seconds'])} ({done})")
-    print(f"Epoch:          {number(value['epoch'], '.3f')}")
-    print(f"Loss:           {number(value['loss'])}   eval {number(value['eval_loss'])}")
-    print(f"Learning rate:  {number(value['learning_rate'], '.3e')}")
+        fields.append(("ETA", f"{duration(value['eta_seconds'])} ({done})"))
+    fields += [
+        ("Epoch", number(value["epoch"], ".3f")),
+        ("Loss", f"{number(value['loss'])}   eval {number(value['eval_loss'])}"),
+        ("Learning rate", number(value["learning_rate"], ".3e")),
+    ]
     if value["steps_per_second"]:
-        print(f"Speed:          {value['steps_per_second']:.3g} steps/s")
-    if value.get("gpu_memory_bytes"):
-        print(f"GPU memory:     {size(value['gpu_memory_bytes'])}")
-    if value["training"] and value.get("next_save_step"):
-        print(f"Next save:      step {value['next_save_step']}")
+        fields.append(("Speed", f"{value['steps_per_second']:.3g} steps/s"))
+    if value["training"] and value["gpu_memory_bytes"]:
+        fields.append(("GPU memory", size(value["gpu_memory_bytes"])))
+    if value["training"] and value["next_save_step"]:
+        fields.append(("Next save", f"step {value['next_save_step']}"))
     saved = f"{value['last_checkpoint']}, {ago(value['last_checkpoint_at'])}"
-    print(f"Last seal:      {saved if value['last_checkpoint'] else 'none'}")
+    fields.append(("Last checkpoint", saved if value["last_checkpoint"] else "none"))
     if value["training"]:
-        print(f"Process:        {value['pid']} on {value['host']}")
+        fields.append(("Process", f"{value['pid'] or '-'} on {value['host']}"))
+    for label, told in fields:
+        print(f"{label + ':':<16} {told}")
 
 
 def runs(value: Any) -> None:
@@ -290,11 +303,12 @@ def history(value: Any) -> None:
         ]
         for item in value["sessions"]
     ]
-    table(["Started", "End", "Steps", "Loss", "Time", "Steps/s", "Seam"], rows)
+    table(["Started", "End", "Steps", "Loss", "Time", "Steps/s", "Resume"], rows)
     for item in value["sessions"]:
-        if item["verdict"] == "broken" or item["end"] in {"crashed", "killed"}:
-            told = item["cause"] if item["verdict"] == "broken" else item["why"]
-            print(f"{item['session']}: {told}")
+        if item["end"] in {Ending.CRASHED, Ending.KILLED}:
+            print(f"{item['session']} {item['end']}: {one_line(item['why'])}")
+        if item["verdict"] == SeamWord.BROKEN:
+            print(f"{item['session']} resume broken: {one_line(item['cause'])}")
 
 
 def _span(first: Any, last: Any, between: str) -> str:
@@ -322,12 +336,14 @@ def _short(value: Any) -> str:
 
 def selftest(value: Any) -> None:
     """What `leviathan selftest` found, and what it means."""
-    print(f"Largest difference after {value['steps']} steps, straight against paused and resumed:")
+    print(f"Largest difference after {value['steps']} steps, uninterrupted against resumed:")
     for key in ("adapter", "optimizer", "loss"):
         print(f"  {key:<10} {value[key]:.3g}")
     if value["identical"]:
-        print("✅ Bit-identical: a pause leaves no trace with this config on this machine.")
+        print(f"{signs.OK} Bit-identical: a pause changes nothing with this config here.")
     else:
-        print("⚠️  Not bit-identical. Differences about 1e-5 are the rounding of the hardware or of")
-        print("   4-bit weights, as between two straight runs; much larger ones mean that a state")
-        print("   was not restored.")
+        print(
+            f"{signs.WARNING} Not bit-identical. Differences around 1e-5 come from the rounding of"
+        )
+        print("   the hardware or of 4-bit weights, as between two uninterrupted runs. Much larger")
+        print("   ones mean that a state was not restored.")
