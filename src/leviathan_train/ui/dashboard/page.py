@@ -41,6 +41,8 @@ _BESIDE_FROM = 118
 _LOSS_LINES, _CHART_LINES = 16, 18
 """Lines that the loss keeps before the trainer's lines are shown below, and lines from which
 the other curves are drawn."""
+_CHARTS_FROM = 76
+"""Cells from which two curves stand side by side."""
 _SCALE = 8
 _LEAST_CHART = 3
 
@@ -170,7 +172,7 @@ class Page:
     def _charts(self, width: int, height: int) -> list[Text]:
         """The loss; below it, if there is room, eval loss and learning rate side by side."""
         now = self.now
-        below = height // 3 if height >= _CHART_LINES else 0
+        below = height // 3 if height >= _CHART_LINES and width >= _CHARTS_FROM else 0
         title: Parts = ["Loss ", value(self.run.loss)]
         lines = self._chart(title, now.losses, width, height - below, CURVE)
         if not below:
@@ -210,7 +212,9 @@ def _axis(drawn: Chart, begin: int, width: int) -> str:
     """The steps below a chart, and where this session resumed from an earlier one."""
     left = f"step {drawn.first}"
     right = f"step {drawn.last}" if drawn.last > drawn.first else ""
-    axis = f"{left}{right:>{max(1, width - len(left))}}"
+    if len(left) + 2 + len(right) > width:
+        return left
+    axis = f"{left}{right:>{width - len(left)}}"
     if drawn.first < begin < drawn.last:
         at = round((begin - drawn.first) / (drawn.last - drawn.first) * (width - 1))
         for mark in (f"^ resumed at {begin}", f"^ {begin}", "^"):
