@@ -11,10 +11,11 @@ from leviathan_train.errors import PAUSED
 from leviathan_train.run.records import Ending, Phase
 from leviathan_train.system import signs
 from leviathan_train.ui import text as render
+from leviathan_train.ui.dashboard.layout import CURVE, GOOD, NOTE, VALUE, Parts, bar, fitted
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.text import Text
 
     from leviathan_train.checkpoints.store import Checkpoint
     from leviathan_train.config.load import Config
@@ -35,7 +36,6 @@ class Screen:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._live: Live | None = None
-        self._console: Console | None = None
         self._terminal = sys.stdout.isatty() and not quiet
         self._phase: str = ""
 
@@ -85,10 +85,10 @@ class Screen:
             if self._live is None:
                 from rich.live import Live
 
-                self._console = render.console()
-                self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+                self._live = Live(console=render.console(), refresh_per_second=4, transient=True)
                 self._live.start()
-            self._live.update(_bar(now, self._live.console.width))
+            screen = self._live.console
+            self._live.update(progress_line(now, screen.width, plain=screen.options.ascii_only))
 
     def close(self) -> None:
         """Take the bar away."""
@@ -114,26 +114,24 @@ class Screen:
             self.line(f"Start again with:  {again}")
 
 
-def _bar(now: Activity, width: int) -> RenderableType:
-    """One line of at most `width` cells; the bar itself takes what the numbers leave."""
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
+def progress_line(now: Activity, width: int, *, plain: bool = False) -> Text:
+    """What the training does in at most `width` cells: the bar takes what the numbers leave.
 
-    cells: list[RenderableType] = [
-        Text(render.phase(now), style="bold magenta" if now.asked else "bold cyan")
-    ]
-    told = []
+    Args:
+        plain: draw in ASCII.
+    """
+    word = render.phase(now)
+    told: list[str] = []
     if now.share is not None:
         told.append(f"{now.step}/{now.max_steps} {now.share:.0%}")
-        if now.steps_per_second:
-            told.append(f"{now.steps_per_second:.3g} steps/s")
         if now.eta_seconds is not None:
             told.append(f"ETA {render.duration(now.eta_seconds)}")
-        left = width - sum(len(part) + 2 for part in [render.phase(now), *told])
-        if left >= _LEAST_BAR:
-            bar = ProgressBar(total=now.max_steps, completed=now.step, width=min(_BAR, left))
-            cells.append(bar)
-    table = Table.grid(padding=(0, 1), expand=False)
-    table.add_row(*cells, *(Text(part, no_wrap=True) for part in told))
-    return table
+        if now.steps_per_second:
+            told.append(f"{now.steps_per_second:.3g} steps/s")
+    more: list[Parts] = [["  ", part] for part in told]
+    room = width - len(word) - sum(len(part) + 2 for part in told) - 2
+    if now.share is not None and room >= _LEAST_BAR:
+        more.insert(0, ["  ", *bar(now.share, min(_BAR, room), GOOD, plain=plain)])
+    line = fitted(width, [(word, f"{VALUE} {NOTE if now.asked else CURVE}")], *more)
+    line.truncate(width)
+    return line

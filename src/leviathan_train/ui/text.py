@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -51,22 +52,27 @@ def console() -> Console:
     )
 
 
-def table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()
-) -> None:
-    """Print aligned columns: plain text, so that it reads the same piped and on a terminal."""
-    body = [list(row) for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(headers, *body, strict=True)]
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()) -> None:
+    """Print aligned columns: plain text, so that it reads the same piped and on a terminal.
 
-    def join(cells: Sequence[str]) -> str:
-        aligned = [
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "  ".join(aligned).rstrip()
+    Args:
+        spare: the columns that a terminal goes without if it is too narrow, the first first.
+    """
+    columns = [list(column) for column in zip(headers, *rows, strict=True)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for number_left_out in range(len(spare) + 1):
+        shown = [column for column in columns if column[0] not in spare[:number_left_out]]
+        if room is None or _width(shown) <= room:
+            break
+    else:
+        shown = columns  # it would be too wide all the same
+    aligned = [[cell.ljust(max(map(len, column))) for cell in column] for column in shown]
+    header, *body = ("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
+    print("\n".join([header, "-" * _width(shown), *body]))
 
-    lines = [join(headers), "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(join, body)]
-    print("\n".join(lines))
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in columns) - 2
 
 
 def ago(at: float | None, now: float | None = None) -> str:
@@ -113,103 +119,6 @@ def steps(now: Activity) -> str:
 def count(number: int, noun: str) -> str:
     """`1 checkpoint`, `2 checkpoints`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _state(item: Any) -> str:
-    return plain(f"{item['state']}: {item['reason']}" if item["reason"] else item["state"])
-
-
-def listing(value: Any) -> None:
-    """The table of `checkpoints list`."""
-    found = value["checkpoints"]
-    if not found:
-        print(f"{plain(value['run'])} has no checkpoint yet.")
-    else:
-        headers = ["Step", "Size", "Date Modified", "Epoch", "Loss", "Eval Loss", "State", ""]
-        rows = [
-            [
-                str(item["step"]),
-                size(item["bytes"]),
-                clock(item["modified"]),
-                number(item["epoch"], ".2f"),
-                number(item["loss"]),
-                number(item["eval_loss"]) if _measured_there(item) else "-",
-                _state(item),
-                ", ".join(_marks(item)),
-            ]
-            for item in found
-        ]
-        table(headers, rows)
-    if value["superseded_bytes"]:
-        print(
-            f"\nSet aside: {size(value['superseded_bytes'])}  (delete with: cleanup --superseded)"
-        )
-    print(f"\nTotal size: {size(value['total_bytes'])}")
-
-
-def _measured_there(item: Any) -> bool:
-    """Whether the eval loss that a checkpoint knows was measured at its own step."""
-    return item["eval_step"] in (None, item["step"])
-
-
-def _marks(item: Any) -> Iterable[str]:
-    if item["latest"]:
-        yield "latest"
-    if item["best"]:
-        yield "best" if _measured_there(item) else f"best (evaluated at {item['eval_step']})"
-
-
-def details(value: Any, title: str) -> None:
-    """The page of `checkpoints latest`, `best` and `show`."""
-    heading = {"latest": "LATEST", "best": "BEST"}.get(title, "")
-    rule = "=" * 48
-    print(f"{rule}\n{f'{heading} CHECKPOINT'.strip()}\n{rule}")
-    print(f"Location: {plain(value['path'])}\nStep: {value['step']}")
-    print(f"State: {_state(value)}\n\nTraining State:")
-    print(f"  Current Step: {value['step']}")
-    if value["max_steps"]:
-        print(f"  Total Steps: {value['max_steps']}")
-    print(f"  Epoch: {number(value['epoch'], '.2f')}")
-    print(f"  Best Loss: {number(value['best_loss'])}")
-    print(f"  Last Loss: {number(value['loss'])}")
-    late = "" if _measured_there(value) else f" (measured at step {value['eval_step']})"
-    print(f"  Eval Loss: {number(value['eval_loss'])}{late}")
-    print(f"  Learning Rate: {number(value['learning_rate'])}")
-    if value["seconds_trained"] is not None:
-        print(f"  Trained: {duration(value['seconds_trained'])}")
-    print("\nFiles:")
-    for file in value["files"]:
-        print(f"  {plain(file['name'])} ({size(file['bytes'])})")
-
-
-def verified(item: Any) -> None:
-    """One line of `checkpoints verify`."""
-    sign = signs.FAULT if item["state"] == "damaged" else signs.OK
-    print(f"{sign} checkpoint-{item['step']} ({size(item['bytes'])}): {_state(item)}", flush=True)
-
-
-def verification(value: Any) -> None:
-    """The last line of `checkpoints verify`."""
-    found = len(value["checkpoints"])
-    if not found:
-        print(f"{plain(value['run'])} has no checkpoint yet.")
-    elif value["damaged"]:
-        are = "is" if value["damaged"] == 1 else "are"
-        print(f"\n{value['damaged']} of {count(found, 'checkpoint')} {are} damaged.")
-    else:
-        print(f"\n{count(found, 'checkpoint')} verified: nothing is damaged.")
-
-
-def plan(value: Any) -> None:
-    """The plan of `checkpoints cleanup`."""
-    found = value["checkpoints"]
-    doomed = [item for item in found if not item["keep"]]
-    oldest = " oldest" if doomed and doomed == found[: len(doomed)] else ""
-    print(f"Found {count(len(found), 'checkpoint')}. Will delete {len(doomed)}{oldest}.")
-    for item in found:
-        word = "keep  " if item["keep"] else "delete"
-        reasons = plain(", ".join(item["reasons"]))
-        print(f"  {word}  checkpoint-{item['step']} ({size(item['bytes'])}): {reasons}")
 
 
 def request(done: Outcome) -> None:
@@ -283,7 +192,8 @@ def runs(value: Any) -> None:
         ]
         for item in value["runs"]
     ]
-    table(["Run", "Phase", "Step", "Checkpoints", "Size", "Used"], rows)
+    headers = ["Run", "Phase", "Step", "Checkpoints", "Size", "Used"]
+    table(headers, rows, spare=["Checkpoints", "Size"])
 
 
 def history(value: Any) -> None:
@@ -303,7 +213,8 @@ def history(value: Any) -> None:
         ]
         for item in value["sessions"]
     ]
-    table(["Started", "End", "Steps", "Loss", "Time", "Steps/s", "Resume"], rows)
+    headers = ["Started", "End", "Steps", "Loss", "Time", "Steps/s", "Resume"]
+    table(headers, rows, spare=["Steps/s", "Time", "Loss"])
     for item in value["sessions"]:
         if item["end"] in {Ending.CRASHED, Ending.KILLED}:
             print(f"{item['session']} {item['end']}: {one_line(item['why'])}")

@@ -388,8 +388,9 @@ def test_an_evaluation_is_shown_only_where_it_was_measured(
     shapes.make(tmp_path, 100, every=50, evals=100)
     shapes.make(tmp_path, 150, every=50, evals=100)
     shutil.rmtree(tmp_path / "checkpoint-100")
-    row = printed(capsys, "list", tmp_path).splitlines()[2]
-    assert re.search(r"150 .* -  +unsealed  latest, best \(evaluated at 100\)$", row), row
+    row, note, *_ = printed(capsys, "list", tmp_path).splitlines()[2:]
+    assert re.search(r"150 .* -  +unsealed  latest, best\*$", row), row
+    assert note == "* by the evaluation at step 100, the last before it"
     assert "Eval Loss: 1.01 (measured at step 100)" in printed(capsys, "best", tmp_path)
     printed(capsys, "export", tmp_path, "--output", tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as stream:

@@ -14,6 +14,7 @@ from leviathan_train.run.folder import Run
 from leviathan_train.system import signs
 from leviathan_train.system.files import folder_bytes
 from leviathan_train.system.units import size
+from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
@@ -59,7 +60,7 @@ def _cleanup(run: Run, policy: retention.Policy, *, dry_run: bool, yes: bool, js
     items = retention.plan(scanned, policy, in_use=retention.in_use(run, scanned))
     value = values.cleanup(run, items)
     if not json:
-        text.plan(value)
+        pages.plan(value)
     doomed = [item.checkpoint for item in items if not item.keep]
     if doomed and not dry_run:
         allow(f"Delete {text.count(len(doomed), 'checkpoint')}?", yes=yes)

@@ -7,6 +7,7 @@ import click
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan
 from leviathan_train.cli.options import as_json, find_run, run_argument
+from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
@@ -20,4 +21,4 @@ def list(run: str | None, json: bool) -> None:
     """
     found = find_run(run, quiet=json)
     value = values.listing(found, scan(found))
-    text.document(value) if json else text.listing(value)
+    text.document(value) if json else pages.listing(value)

@@ -8,6 +8,7 @@ from leviathan_train.checkpoints import store
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan, step_number, step_option
 from leviathan_train.cli.options import as_json, find_run, run_argument
+from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
@@ -49,4 +50,4 @@ def _show(target: str | None, choice: str, *, json: bool) -> None:
     run = find_run(target, quiet=json)
     scanned = scan(run)
     value = values.details(run, store.select(run, choice, scanned), scanned)
-    text.document(value) if json else text.details(value, choice)
+    text.document(value) if json else pages.details(value, choice)

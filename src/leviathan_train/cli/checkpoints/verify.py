@@ -9,6 +9,7 @@ from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import step_number, step_option
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import DONE, FAILED
+from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
@@ -32,7 +33,7 @@ def verify(run: str | None, step: str | None, json: bool) -> int:
     for checkpoint in store.scanning(found, always_read=True, step=number):
         scanned.append(checkpoint)
         if not json:
-            text.verified(values.verified(checkpoint))
+            pages.verified(values.verified(checkpoint))
     value = values.verification(found, scanned)
-    text.document(value) if json else text.verification(value)
+    text.document(value) if json else pages.verification(value)
     return FAILED if value["damaged"] else DONE
