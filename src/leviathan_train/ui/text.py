@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -37,19 +36,10 @@ def number(value: float | None, form: str = ".4g") -> str:
 
 
 def console() -> Console:
-    """A rich console that neither wraps nor colours what is piped."""
+    """The console of a terminal that is drawn on; whatever is piped is printed instead."""
     from rich.console import Console
 
-    live = sys.stdout.isatty()
-    return Console(
-        file=sys.stdout,
-        highlight=False,
-        soft_wrap=not live,
-        no_color=bool(os.environ.get("NO_COLOR")) or not live,
-        width=None if live else 10_000,
-        emoji=False,
-        markup=False,
-    )
+    return Console(highlight=False, emoji=False, markup=False)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()) -> None:

@@ -140,24 +140,19 @@ def verified(item: Checkpoint) -> Value:
     }
 
 
+_OF_ACTIVITY = (
+    *("phase", "training", "step", "max_steps", "epoch", "loss", "eval_loss", "grad_norm"),
+    *("learning_rate", "steps_per_second", "eta_seconds"),
+)
+
+
 def status(now: Activity) -> Value:
     """What a run does now, or how it ended."""
     newest, told = now.checkpoint, now.status
-    value = asdict(told) | {
+    value = asdict(told) | {name: getattr(now, name) for name in _OF_ACTIVITY}
+    value |= {
         "run": now.run.name,
         "path": str(now.run.path),
-        "phase": now.phase,
-        "training": now.training,
-        "pausing": now.asked is not None,
-        "step": now.step,
-        "max_steps": now.max_steps,
-        "epoch": now.epoch,
-        "loss": now.loss,
-        "eval_loss": now.eval_loss,
-        "grad_norm": now.grad_norm,
-        "learning_rate": now.learning_rate,
-        "steps_per_second": now.steps_per_second,
-        "eta_seconds": now.eta_seconds,
         "pid": told.pid or None if now.training else None,
         "host": told.host or None,
         "updated": told.updated or None,
@@ -165,6 +160,7 @@ def status(now: Activity) -> Value:
         "last_checkpoint_at": newest.modified if newest else None,
         "session": now.session.id if now.session else None,
         "end": asdict(now.end) if now.end else None,
+        "pausing": now.asked is not None,
     }
     shown: Value = finite(value)
     return shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leviathan_train.system import signs
@@ -51,11 +51,6 @@ def beside(left: Sequence[Text], right: Sequence[Text], width: int) -> list[Text
         line.truncate(width, overflow="ellipsis", pad=True)
         lines.append(text(line, "   ", right[index]) if index < len(right) else line)
     return lines
-
-
-def spaced(lines: Iterable[Text]) -> list[Text]:
-    """The lines with an empty one after each."""
-    return [part for line in lines for part in (line, text())]
 
 
 def bar(share: float, cells: int, style: str, *, plain: bool) -> list[Part]:

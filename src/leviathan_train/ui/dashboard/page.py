@@ -24,7 +24,6 @@ from leviathan_train.ui.dashboard.layout import (
     beside,
     fitted,
     justified,
-    spaced,
     text,
 )
 from leviathan_train.ui.dashboard.snapshot import Snapshot
@@ -135,13 +134,8 @@ class Page:
         name = shlex.quote(self.now.target)
         pause = text((f"leviathan pause {name}", VALUE), "  save and stop")
         save = text((f"leviathan save {name}", VALUE), "   save and continue")
-        both = text(pause, "      ", save)
         leave = text(("q", VALUE), " closes this screen")
-        longer = text(leave, "; training continues")
-        for words in (longer, leave):
-            if both.cell_len + words.cell_len + 2 <= width:
-                return [text(), justified(both, words, width)]
-        for words in (longer, leave):
+        for words in (text(leave, "; training continues"), leave):
             if save.cell_len + words.cell_len + 2 <= width:
                 return [text(), pause, justified(save, words, width)]
         return [justified(text(), leave, width), pause, save]
@@ -153,7 +147,7 @@ class Page:
         told = list(facts(self.now, side, plain=self.plain))
         if wide:
             if height >= 2 * len(told) + _LOSS_LINES:
-                told = spaced(told)
+                told = [part for line in told for part in (line, text())]
             told += self._lines(height - len(told))
             left = width - side - 3
             return beside(self._charts(left, height), told, left)[:height]
