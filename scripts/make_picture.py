@@ -22,24 +22,37 @@ from typing import Any
 
 from rich.console import Console
 
+from leviathan_train.checkpoints.store import Checkpoint, Facts
+from leviathan_train.launch.activity import Activity
 from leviathan_train.run import lookup, records
-from leviathan_train.run.records import End, Request
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Begin, End, Launch, Request, Status
+from leviathan_train.run.session import Session
 from leviathan_train.system.gpu import Gpu
 from leviathan_train.ui.dashboard.page import Page
-from leviathan_train.ui.dashboard.snapshot import Snapshot, snapshot
+from leviathan_train.ui.dashboard.snapshot import Camera, Snapshot
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FONTS = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
 """Fonts that hold braille; a README may load none from elsewhere."""
 
 
+RECORDS = {"launch": Launch, "begin": Begin, "status": Status, "asked": Request, "end": End}
+
+
 def read(value: dict[str, Any]) -> Snapshot:
     """The snapshot that was written as JSON."""
+    told = value["activity"]
+    told |= {name: records.from_json(kind, told[name]) for name, kind in RECORDS.items()}
+    told["run"] = Run(Path(told["run"]["path"]))
+    told["session"] = Session(Path(told["session"]["path"]))
+    newest = told["checkpoint"]
+    newest |= {"path": Path(newest["path"]), "facts": Facts.from_json(newest["facts"])}
+    told["checkpoint"] = Checkpoint(**newest)
+    value["activity"] = Activity(**told)
     for name in ("losses", "eval_losses", "learning_rates", "lines"):
         value[name] = tuple(tuple(x) if isinstance(x, list) else x for x in value[name])
     value["gpus"] = tuple(Gpu(**gpu) for gpu in value["gpus"])
-    value["end"] = records.from_json(End, value["end"])
-    value["asked"] = records.from_json(Request, value["asked"])
     return Snapshot(**value)
 
 
@@ -71,8 +84,8 @@ def main() -> None:
     options = parser.parse_args()
     record = DOCS / "status.json"
     if options.record:
-        now = asdict(snapshot(lookup.find(options.record)))
-        record.write_text(json.dumps(now) + "\n", encoding="utf-8")
+        now = asdict(Camera(lookup.find(options.record)).look())
+        record.write_text(json.dumps(now, default=str) + "\n", encoding="utf-8")
     os.environ["TZ"] = "UTC"  # the same picture wherever it is made
     time.tzset()
     now = read(json.loads(record.read_text(encoding="utf-8")))

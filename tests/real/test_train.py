@@ -168,7 +168,7 @@ def test_a_trainer_that_hangs_ends_within_its_grace(
     status, output = started.finish()
     assert status == 75, output
     assert time.monotonic() - began < 40
-    assert "Ended hard" in output
+    assert "Killed:" in output
     assert not processes_of(tmp_path / "run")
 
 

@@ -7,12 +7,14 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from leviathan_train import __version__
 from leviathan_train.errors import FAILED, STOPPED, USAGE, LeviathanError, Stopped
+from leviathan_train.system import signs
 
 EXIT_STATUS = """
 \b
@@ -20,35 +22,44 @@ Exit status:
   0    done (also: already finished, or paused at the very last step)
   1    failed
   2    usage error: bad option, bad config, or no such run
-  75   paused, or killed, with an intact checkpoint to resume from
+  75   paused or killed, with an intact checkpoint to resume from
   130  stopped with nothing to resume from, or `no` at the prompt
 """
 
-COMMANDS = {
-    "train": "train",
-    "check": "check",
-    "selftest": "selftest",
-    "pause": "control",
-    "save": "control",
-    "stop": "control",
-    "status": "control",
-    "runs": "control",
-    "checkpoints": "checkpoints",
-    "history": "history",
-    "merge": "merge",
-}
+COMMANDS = (
+    "train",
+    "check",
+    "selftest",
+    "pause",
+    "save",
+    "stop",
+    "status",
+    "runs",
+    "checkpoints",
+    "history",
+    "merge",
+)
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is looked up."""
+    """A group that imports a command's module when the command is looked up.
+
+    Args:
+        modules: of each command, in the order of the help; its name there is that of the
+            command.
+    """
+
+    def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self._modules:
             return None
-        module = importlib.import_module(f"leviathan_train.cli.{COMMANDS[cmd_name]}")
+        module = importlib.import_module(self._modules[cmd_name])
         command: click.Command = getattr(module, cmd_name)
         return command
 
@@ -60,13 +71,14 @@ class LazyGroup(click.Group):
         except click.UsageError:
             from leviathan_train.config.load import nearest
 
-            close = nearest(args[0], COMMANDS)
-            meant = f"Did you mean: leviathan {close}" if close else "See: leviathan --help"
+            close, typed = nearest(args[0], self._modules), ctx.command_path
+            meant = f"Did you mean: {typed} {close}" if close else f"See: {typed} --help"
             raise click.UsageError(f"No such command {args[0]!r}. {meant}", ctx) from None
 
 
 @click.group(
     cls=LazyGroup,
+    modules={name: f"{__name__}.{name}" for name in COMMANDS},
     epilog=EXIT_STATUS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -81,7 +93,7 @@ def cli(debug: bool) -> None:
     \b
     leviathan train configs/leviathan_10pct_a4000.yaml    start, or resume
     Ctrl+C, or from anywhere:  leviathan pause            save and stop
-    leviathan checkpoints list                            what there is
+    leviathan checkpoints list                            what is saved
     leviathan merge                                       a model to serve
 
     RUN is a run's name, its folder, or its config. Left out, it is the run used last
@@ -96,8 +108,7 @@ def main(args: list[str] | None = None) -> None:
             device = io.FileIO(os.devnull, "r" if name == "stdin" else "w")
             setattr(sys, name, io.TextIOWrapper(device))
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ✅ gets a ?
-            stream.reconfigure(errors="replace")
+        signs.adapt(stream)
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args[: args.index("--")] if "--" in args else "--debug" in args
     args = [arg for index, arg in enumerate(args) if arg != "--debug" or "--" in args[:index]]

@@ -10,9 +10,10 @@ from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, config_argument, sets_option
 from leviathan_train.launch import preflight
 from leviathan_train.launch.preflight import Level
+from leviathan_train.system import signs
 from leviathan_train.ui import text as render
 
-SIGNS = {Level.OK: "✅", Level.WARNING: "⚠️ ", Level.ERROR: "❌"}
+_SIGNS = {Level.OK: signs.OK, Level.WARNING: signs.WARNING, Level.ERROR: signs.FAULT}
 
 
 @click.command(short_help="Tell what would stop CONFIG, or change its result.", epilog=EXIT_STATUS)
@@ -32,7 +33,7 @@ def check(config_path: Path, sets: tuple[str, ...], json: bool) -> int:
     for finding in preflight.check(config_path, sets):
         findings.append(finding)
         if not json:
-            click.echo(f"{SIGNS[finding.level]} {finding.message}")
+            click.echo(f"{_SIGNS[finding.level]} {finding.message}")
             if finding.hint:
                 click.echo(f"   {finding.hint}")
     if json:

@@ -7,18 +7,18 @@ import click
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.run import history as sessions
-from leviathan_train.ui import text as render
-from leviathan_train.ui import values
+from leviathan_train.ui import text, values
 
 
 @click.command(short_help="Show how each session of a run went.", epilog=EXIT_STATUS)
 @run_argument
 @as_json
 def history(run: str | None, json: bool) -> None:
-    """Show every session of a run: when, how far, why it ended, and each seam's verdict.
+    """Show every session of a run: when, how far, why it ended, and whether its resume
+    continued the loss of the session before.
 
     Example:  leviathan history leviathan_10pct_a4000
     """
     found = find_run(run, quiet=json)
     value = values.history(found, sessions.history(found))
-    render.document(value) if json else render.history(value)
+    text.document(value) if json else text.history(value)

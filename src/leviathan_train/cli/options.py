@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
+from leviathan_train.run.records import PAUSE_GRACE
 
 if TYPE_CHECKING:
     from leviathan_train.launch.command import Typed
@@ -20,6 +21,13 @@ run_argument = click.argument("run", required=False)
 config_argument = click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 sets_option = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG."
+)
+grace_option = click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=PAUSE_GRACE,
+    metavar="SECONDS",
+    help="Kill the trainer if it has not saved after this many seconds (default: 300).",
 )
 as_json = click.option("--json", is_flag=True, help="One JSON document on stdout, nothing else.")
 

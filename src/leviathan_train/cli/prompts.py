@@ -13,10 +13,10 @@ from leviathan_train.ui import text as render
 if TYPE_CHECKING:
     from leviathan_train.checkpoints.store import Checkpoint
     from leviathan_train.config.changes import Change
+    from leviathan_train.launch.activity import Activity
     from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
     from leviathan_train.launch.resume import Offer
     from leviathan_train.run.folder import Run
-    from leviathan_train.run.records import Status
     from leviathan_train.ui.progress import Screen
 
 
@@ -60,8 +60,8 @@ class TerminalDialog:
         for line in render.changes(found):
             self._screen.line(line)
 
-    def show_progress(self, status: Status | None, pausing: bool) -> None:
-        self._screen.progress(status, pausing)
+    def show_progress(self, now: Activity) -> None:
+        self._screen.progress(now)
 
     def end_progress(self) -> None:
         self._screen.close()

@@ -16,9 +16,9 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
 from leviathan_train.errors import Declined, LeviathanError, UsageError
 from leviathan_train.launch import resume
+from leviathan_train.launch.activity import Activity
 from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Status
 
 
 class ResumeAnswer(StrEnum):
@@ -53,7 +53,7 @@ class Dialog(Protocol):
     def show_changes(self, found: Sequence[Change]) -> None:
         """Say what changed since the checkpoint, and what each change does."""
 
-    def show_progress(self, status: Status | None, pausing: bool) -> None:
+    def show_progress(self, now: Activity) -> None:
         """Draw what the trainer last told of itself; called some times a second."""
 
     def end_progress(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from leviathan_train.checkpoints.store import step_of
 from leviathan_train.config.redact import is_secret
 from leviathan_train.launch import requests
+from leviathan_train.launch.activity import Activity, Feed
 from leviathan_train.launch.command import Plan, build_env
 from leviathan_train.launch.outcome import cause_in, plugin_failed_to_load
 from leviathan_train.run import liveness
@@ -32,6 +33,7 @@ from leviathan_train.run.records import (
     Status,
 )
 from leviathan_train.run.session import Session
+from leviathan_train.system.lines import LineReader
 from leviathan_train.system.processes import Process
 
 _POLL = 0.1
@@ -106,7 +108,7 @@ class Training:
 
     Args:
         on_line: called with each line meant for the screen.
-        on_status: called with the trainer's latest status, some times a second.
+        on_activity: called with what the run does, some times a second.
     """
 
     def __init__(
@@ -115,19 +117,20 @@ class Training:
         session: Session,
         signals: Signals,
         on_line: Callable[[str], None],
-        on_status: Callable[[Status | None, bool], None],
+        on_activity: Callable[[Activity], None],
     ) -> None:
         self.plan = plan
         self.session = session
         self.log = plan.run.logs / f"training_{session.id}.log"
         self._on_line = on_line
-        self._on_status = on_status
+        self._on_activity = on_activity
         self._signals = signals
         self._interrupts = 0
         self._kill_at: float | None = None
         self._grace = plan.grace
         self._ended_at: float | None = None
-        self._read = 0
+        self._feed = Feed(plan.run)
+        self._screen = LineReader(session.screen_file)
         self._registered = False
 
     def start(self) -> None:
@@ -228,18 +231,9 @@ class Training:
         self._registered = True
 
     def _show(self) -> None:
-        try:
-            with self.session.screen_file.open("rb") as stream:
-                stream.seek(self._read)
-                fresh = stream.read()
-        except OSError:
-            fresh = b""
-        whole, newline, _ = fresh.rpartition(b"\n")
-        if newline:
-            self._read += len(whole) + 1
-            for line in whole.decode("utf-8", "replace").split("\n"):
-                self._on_line(line)
-        self._on_status(self.session.status, self._kill_at is not None)
+        for line in self._screen.new():
+            self._on_line(line)
+        self._on_activity(self._feed.look())
 
     def _close(self) -> End:
         """The end of a trainer that recorded none, as far as it can be told."""

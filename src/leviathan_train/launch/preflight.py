@@ -30,7 +30,8 @@ from leviathan_train.errors import DONE, USAGE, LeviathanError, UsageError
 from leviathan_train.launch import command, resume
 from leviathan_train.launch.validation import Validation, validate
 from leviathan_train.run.folder import Run, busy
-from leviathan_train.system.gpu import Gpu, Nvml, gigabytes, visible
+from leviathan_train.system import units
+from leviathan_train.system.gpu import Gpu, Nvml, visible
 
 KEPT_BY_DEFAULT = 4
 """Axolotl's `save_total_limit` where the config has none."""
@@ -277,13 +278,13 @@ def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
     spread = any(config.values.get(key) for key in ("deepspeed", "fsdp", "fsdp_config"))
     for gpu in found:
         holders = gpu.holders()
-        total = gigabytes(gpu.total_bytes)
-        free = f"GPU {gpu.index}, {gpu.name}: {gigabytes(gpu.free_bytes)} of {total} free"
+        total = units.size(gpu.total_bytes)
+        free = f"GPU {gpu.index}, {gpu.name}: {units.size(gpu.free_bytes)} of {total} free"
         if weights and gpu.free_bytes < weights and not spread:
             yield Finding(
                 Level.ERROR,
                 Topic.GPU,
-                f"{free}, but the weights of the base model alone take {gigabytes(weights)}.",
+                f"{free}, but the weights of the base model alone take {units.size(weights)}.",
                 f"Free it: {holders}."
                 if holders
                 else "Use a smaller base model, or load_in_4bit: true.",
@@ -306,13 +307,13 @@ def _disk(config: Config, found: Sequence[Checkpoint], free: int) -> Finding:
     seen = max((item.bytes for item in known), default=None)
     size = seen or needs.checkpoint_bytes(config)
     if size is None:
-        message = f"{gigabytes(free)} free; the size of a checkpoint is not known before the first."
-        return _ok(Topic.DISK, message)
+        unknown = "the size of a checkpoint is not known before the first"
+        return _ok(Topic.DISK, f"{units.size(free)} free; {unknown}.")
     needed = max(count * size - sum(item.bytes for item in known), size)
     source = "as seen in this run" if seen else "estimated"
     message = (
-        f"{gigabytes(free)} free; {count} checkpoints of {gigabytes(size)} ({source}) need"
-        f" {gigabytes(needed)}{' more' if known else ''}"
+        f"{units.size(free)} free; {count} checkpoints of {units.size(size)} ({source}) need"
+        f" {units.size(needed)}{' more' if known else ''}"
     )
     if free >= needed:
         return _ok(Topic.DISK, f"{message}.")

@@ -90,3 +90,14 @@ def _folder(path: Path, named: Run | None) -> Run:
             "See the runs with:  leviathan runs",
         )
     return Run(path)
+
+
+def shortest_name(run: Run, root: Path = TRAINING_ROOT) -> str:
+    """The shortest text that `find` takes for this run, from the working directory."""
+    named = root / run.name
+    try:
+        if os.path.samefile(named, run.path) and not Path(run.name).exists():
+            return run.name
+    except OSError:
+        pass
+    return str(run.path)

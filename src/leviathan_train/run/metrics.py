@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from leviathan_train.run.session import Session
+from leviathan_train.system.lines import LineReader
 
 _OLD_LINE = re.compile(r"Step (\d+): (.+)")
 _OLD_VALUE = re.compile(r"(\w+)=(\S+)")
@@ -51,32 +51,17 @@ class MetricsReader:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session = session
-        self._read = 0
+        self._parse = _parsed
+        path = session.metrics_file
+        if not path.exists() and session.launch.protocol < 2:
+            path, self._parse = session.screen_file, _parsed_of_old
+        self._lines = LineReader(path)
 
     def new(self) -> Iterator[Metrics]:
         """What was logged since the last call; half a line is left for the next one."""
-        path = self._session.metrics_file
-        parse = _parsed
-        if not path.exists() and self._session.launch.protocol < 2:
-            path, parse = self._session.screen_file, _parsed_of_old
-        for text in self._lines(path):
-            if found := parse(text):
+        for text in self._lines.new():
+            if found := self._parse(text):
                 yield found
-
-    def _lines(self, path: Path) -> list[str]:
-        try:
-            if path.stat().st_size <= self._read:
-                return []
-            with path.open("rb") as stream:
-                stream.seek(self._read)
-                whole, newline, _ = stream.read().rpartition(b"\n")
-        except OSError:
-            return []
-        if not newline:
-            return []
-        self._read += len(whole) + 1
-        return whole.decode("utf-8", "replace").split("\n")
 
 
 def of_session(session: Session) -> list[Metrics]:

@@ -6,6 +6,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from leviathan_train.system.units import size
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -30,7 +32,7 @@ class Gpu:
     def holders(self) -> str:
         """Who holds its memory, in words; empty if nobody does."""
         return ", ".join(
-            f"process {pid} ({_process_name(pid)})" + (f" with {gigabytes(held)}" if held else "")
+            f"process {pid} ({_process_name(pid)})" + (f" with {size(held)}" if held else "")
             for pid, held in self.users
         )
 
@@ -94,14 +96,6 @@ def visible(gpus: tuple[Gpu, ...], chosen: str) -> tuple[Gpu, ...]:
     """The GPUs that torch may use, given `CUDA_VISIBLE_DEVICES`."""
     numbers = {int(part) for part in chosen.split(",") if part.strip().isdigit()}
     return tuple(gpu for gpu in gpus if not numbers or gpu.index in numbers)
-
-
-def gigabytes(count: int) -> str:
-    """A size in powers of ten, for people."""
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"
 
 
 def _process_name(pid: int) -> str:

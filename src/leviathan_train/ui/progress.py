@@ -7,16 +7,26 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from leviathan_train.errors import PAUSED
+from leviathan_train.run.records import Ending, Phase
+from leviathan_train.system import signs
 from leviathan_train.ui import text as render
+from leviathan_train.ui.dashboard.layout import CURVE, GOOD, NOTE, VALUE, Parts, bar, fitted
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.text import Text
 
     from leviathan_train.checkpoints.store import Checkpoint
+    from leviathan_train.launch.activity import Activity
     from leviathan_train.launch.resume import Offer
     from leviathan_train.run.folder import Run
-    from leviathan_train.run.records import End, Status
+    from leviathan_train.run.records import End
+
+_BAR, _LEAST_BAR = 24, 6
+"""Cells of the bar, and cells below which it is left out."""
+_TOLD = frozenset({Phase.DATA, Phase.MODEL, Phase.TRAINING})
+"""Phases that have a line of their own where there is no bar."""
 
 
 class Screen:
@@ -25,9 +35,8 @@ class Screen:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._live: Live | None = None
-        self._console: Console | None = None
         self._terminal = sys.stdout.isatty() and not quiet
-        self._phase = ""
+        self._phase: str = ""
 
     def line(self, text: str) -> None:
         """Show one line; a terminal that went away is no reason to stop."""
@@ -40,13 +49,13 @@ class Screen:
                 print(text, flush=True)
 
     def offer(self, run: Run, offer: Offer) -> None:
-        """Say what was found to go on from."""
+        """Say what was found to resume from."""
         for checkpoint in offer.damaged:
-            self.line(f"⚠️  {checkpoint.name} is not intact: {checkpoint.reason}.")
+            self.line(f"{signs.WARNING} {checkpoint.name} is not intact: {checkpoint.reason}.")
         if offer.note:
             self.line(offer.note)
         if offer.checkpoint:
-            self.line(f"🔄 FOUND EXISTING CHECKPOINT: step {offer.checkpoint.step}")
+            self.line(f"{signs.RESUME} FOUND EXISTING CHECKPOINT: step {offer.checkpoint.step}")
             self.line("   Training will resume from this point")
             left = [item for item in offer.newer if item not in offer.damaged]
             if left:
@@ -64,23 +73,21 @@ class Screen:
         them = render.count(len(found), "checkpoint")
         self.line(f"This deletes {them}: {steps} steps{trained}, {total}.")
 
-    def progress(self, status: Status | None, pausing: bool) -> None:
-        """Draw what the trainer tells of itself."""
-        phase = render.PHASES.get(status.phase, status.phase) if status else "starting"
+    def progress(self, now: Activity) -> None:
+        """Draw what the trainer does; without a terminal, tell each phase once."""
         if not self._terminal:
-            if status and phase != self._phase and status.phase in {"data", "model", "training"}:
-                if not (self._phase in {"saving", "evaluating"} and status.phase == "training"):
-                    self.line(f"{phase[0].upper()}{phase[1:]}...")
-                self._phase = phase
+            if now.phase in _TOLD and now.phase != self._phase:
+                self.line(f"{render.PHASES.get(now.phase, now.phase).capitalize()}...")
+                self._phase = now.phase
             return
         with contextlib.suppress(OSError):
             if self._live is None:
                 from rich.live import Live
 
-                self._console = render.console()
-                self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+                self._live = Live(console=render.console(), refresh_per_second=4, transient=True)
                 self._live.start()
-            self._live.update(_bar(phase, status, pausing))
+            screen = self._live.console
+            self._live.update(progress_line(now, screen.width, plain=screen.options.ascii_only))
 
     def close(self) -> None:
         """Take the bar away."""
@@ -91,37 +98,38 @@ class Screen:
 
     def outcome(self, run: Run, again: str, end: End, status: int) -> None:
         """Say how it ended and what to type next: `again` starts or resumes the run."""
-        if end.kind == "paused":
-            self.line(f"Go on with:  {again}")
-        elif end.kind == "finished":
-            self.line(f"Make a model of it with:  leviathan merge {run.name}")
-        elif end.kind == "killed":
-            self.line(f"Ended hard: {end.why}.")
-            if status == 75:
-                self.line(f"Go on from {end.checkpoint or 'the last checkpoint'} with:  {again}")
+        if end.kind is Ending.PAUSED:
+            self.line(f"Resume with:  {again}")
+        elif end.kind is Ending.FINISHED:
+            self.line(f"Merge it with:  leviathan merge {run.name}")
+        elif end.kind is Ending.KILLED:
+            self.line(f"Killed: {render.one_line(end.why)}.")
+            if status == PAUSED:
+                self.line(f"Resume from {end.checkpoint or 'the last checkpoint'} with:  {again}")
             else:
                 self.line(f"No checkpoint was saved yet. Start again with:  {again}")
-        elif end.kind == "stopped":
+        elif end.kind is Ending.STOPPED:
             self.line(f"Start again with:  {again}")
 
 
-def _bar(phase: str, status: Status | None, pausing: bool) -> RenderableType:
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
+def progress_line(now: Activity, width: int, *, plain: bool = False) -> Text:
+    """What the training does in at most `width` cells: the bar takes what the numbers leave.
 
-    table = Table.grid(padding=(0, 1), expand=False)
-    word = "pausing: " + phase if pausing else phase
-    cells: list[RenderableType] = [Text(word, style="bold yellow" if pausing else "bold cyan")]
-    if status and status.max_steps:
-        share = 100 * status.step / status.max_steps
-        cells.append(ProgressBar(total=status.max_steps, completed=status.step, width=24))
-        cells.append(Text(f"{status.step}/{status.max_steps} {share:.0f}%"))
-        if status.steps_per_second:
-            cells.append(Text(f"{status.steps_per_second:.3g} steps/s"))
-        if status.eta_seconds is not None and status.phase != "starting":
-            cells.append(Text(f"ETA {render.duration(status.eta_seconds)}"))
-    for _ in cells:
-        table.add_column(no_wrap=True)
-    table.add_row(*cells)
-    return table
+    Args:
+        plain: draw in ASCII.
+    """
+    word = render.phase(now)
+    told: list[str] = []
+    if now.share is not None:
+        told.append(f"{now.step}/{now.max_steps} {now.share:.0%}")
+        if now.eta_seconds is not None:
+            told.append(f"ETA {render.duration(now.eta_seconds)}")
+        if now.steps_per_second:
+            told.append(f"{now.steps_per_second:.3g} steps/s")
+    more: list[Parts] = [["  ", part] for part in told]
+    room = width - len(word) - sum(len(part) + 2 for part in told) - 2
+    if now.share is not None and room >= _LEAST_BAR:
+        more.insert(0, ["  ", *bar(now.share, min(_BAR, room), GOOD, plain=plain)])
+    line = fitted(width, [(word, f"{VALUE} {NOTE if now.asked else CURVE}")], *more)
+    line.truncate(width)
+    return line

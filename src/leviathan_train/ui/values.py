@@ -1,4 +1,4 @@
-"""What is told of a run, as plain values: `--json` prints them, `render` draws them."""
+"""What is told of a run, as plain values: `--json` prints them, `text` draws them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.run import liveness
 from leviathan_train.system.files import folder_bytes
 
 if TYPE_CHECKING:  # what is read only to be listed needs none of these
     from leviathan_train.checkpoints.retention import Item
-    from leviathan_train.launch import requests as control
+    from leviathan_train.launch.activity import Activity
+    from leviathan_train.launch.requests import Outcome
     from leviathan_train.run.folder import Run
     from leviathan_train.run.history import Past
-    from leviathan_train.run.session import Session
 
 Value = dict[str, Any]
 
@@ -45,6 +44,7 @@ def row(item: Checkpoint, newest: Checkpoint | None, best: Checkpoint | None) ->
         "epoch": finite(item.facts.epoch),
         "loss": finite(item.facts.loss),
         "eval_loss": finite(item.facts.eval_loss),
+        "eval_step": item.facts.eval_step,
         "learning_rate": finite(item.facts.learning_rate),
         "state": item.state,
         "reason": item.reason or None,
@@ -59,7 +59,6 @@ def details(run: Run, item: Checkpoint, found: Sequence[Checkpoint]) -> Value:
     return row(item, checkpoints.latest(list(found)), checkpoints.best(list(found))) | {
         "run": run.name,
         "max_steps": facts.max_steps,
-        "eval_step": facts.eval_step,
         "best_metric": finite(facts.best_metric),
         "best_loss": finite(facts.best_eval_loss),
         "seconds_trained": seal.seconds_trained if seal else None,
@@ -141,70 +140,47 @@ def verified(item: Checkpoint) -> Value:
     }
 
 
-def status(run: Run, found: list[Checkpoint] | None = None) -> Value:
-    """What a run does now, or how it ended.
+_OF_ACTIVITY = (
+    *("phase", "training", "step", "max_steps", "epoch", "loss", "eval_loss", "grad_norm"),
+    *("learning_rate", "steps_per_second", "eta_seconds"),
+)
 
-    Args:
-        found: its checkpoints, if they were looked at already.
-    """
-    session = run.session()
-    told = session.status if session else None
-    value: Value = asdict(told) if told else {}
-    alive = session is not None and liveness.alive(session)
-    end = session.end if session else None
-    newest = checkpoints.latest(checkpoints.scan(run) if found is None else found)
-    phase = (value.get("phase") or "starting") if alive else _resting(run, session)
+
+def status(now: Activity) -> Value:
+    """What a run does now, or how it ended."""
+    newest, told = now.checkpoint, now.status
+    value = asdict(told) | {name: getattr(now, name) for name in _OF_ACTIVITY}
     value |= {
-        "run": run.name,
-        "path": str(run.path),
-        "phase": phase,
-        "training": alive,
-        "step": value.get("step") or (end.step if end else None) or (newest.step if newest else 0),
-        "max_steps": value.get("max_steps") or (newest.facts.max_steps if newest else None),
-        "epoch": value.get("epoch"),
-        "loss": finite(value.get("loss") or (newest.facts.loss if newest else None)),
-        "eval_loss": finite(value.get("eval_loss") or (newest.facts.eval_loss if newest else None)),
-        "learning_rate": finite(
-            value.get("learning_rate") or (newest.facts.learning_rate if newest else None)
-        ),
-        "steps_per_second": value.get("steps_per_second") if alive else None,
-        "eta_seconds": value.get("eta_seconds") if alive else None,
-        "pid": value.get("pid") if alive else None,
-        "host": value.get("host") or (session.host if session else None),
+        "run": now.run.name,
+        "path": str(now.run.path),
+        "pid": told.pid or None if now.training else None,
+        "host": told.host or None,
+        "updated": told.updated or None,
         "last_checkpoint": newest.name if newest else None,
         "last_checkpoint_at": newest.modified if newest else None,
-        "session": session.id if session else None,
-        "end": asdict(end) if end and not alive else None,
-        "pausing": bool(alive and session and session.asked),
+        "session": now.session.id if now.session else None,
+        "end": asdict(now.end) if now.end else None,
+        "pausing": now.asked is not None,
     }
     shown: Value = finite(value)
     return shown
 
 
-def _resting(run: Run, session: Session | None) -> str:
-    end = session.end if session else None
-    if end:
-        return end.kind
-    return "ended" if session or checkpoints.folders(run) else "empty"
-
-
-def run_row(run: Run) -> Value:
+def run_row(now: Activity, found: Sequence[Checkpoint]) -> Value:
     """One run of `leviathan runs`."""
-    found = checkpoints.scan(run)
-    value = status(run, found)
     return {
-        "run": run.name,
-        "path": str(run.path),
-        "phase": value["phase"],
-        "step": value["step"],
-        "max_steps": value["max_steps"],
+        "run": now.run.name,
+        "path": str(now.run.path),
+        "phase": now.phase,
+        "step": now.step,
+        "max_steps": now.max_steps,
         "checkpoints": len(found),
         "bytes": sum(item.bytes for item in found),
-        "used": run.last_used(),
+        "used": now.run.last_used(),
     }
 
 
-def outcome(done: control.Outcome) -> Value:
+def outcome(done: Outcome) -> Value:
     """What a request came to."""
     return {
         "run": done.run.name,

@@ -382,6 +382,25 @@ def test_export_as_csv_has_a_line_for_each_logged_step(
     assert not rows[0]["path"]
 
 
+def test_an_evaluation_is_shown_only_where_it_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes.make(tmp_path, 100, every=50, evals=100)
+    shapes.make(tmp_path, 150, every=50, evals=100)
+    shutil.rmtree(tmp_path / "checkpoint-100")
+    row, note, *_ = printed(capsys, "list", tmp_path).splitlines()[2:]
+    assert re.search(r"150 .* -  +unsealed  latest, best\*$", row), row
+    assert note == "* by the evaluation at step 100, the last before it"
+    assert "Eval Loss: 1.01 (measured at step 100)" in printed(capsys, "best", tmp_path)
+    printed(capsys, "export", tmp_path, "--output", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        told = {row["step"]: row["eval_loss"] for row in csv.DictReader(stream)}
+    assert told == {"50": "", "100": "1.01", "150": ""}
+    (tmp_path / "checkpoint-150" / "trainer_state.json").unlink()
+    item = value_of(capsys, "list", tmp_path)["checkpoints"][0]
+    assert item["eval_loss"] is None
+
+
 def test_export_writes_null_for_what_json_cannot_say(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from support.demo import MakeConfig
 from support.driver import leviathan
 from support.shapes import lora
 
-GB = 10**9
+GB = 2**30
 A4000 = Gpu(0, "NVIDIA RTX A4000", 0, 16 * GB)
 
 
@@ -135,7 +135,7 @@ def test_a_gpu_config_on_a_machine_without_one_is_an_error(
 @pytest.mark.parametrize(
     ("gpu", "level", "told"),
     [
-        (A4000, "ok", "NVIDIA RTX A4000: 16 GB of 16 GB free"),
+        (A4000, "ok", "NVIDIA RTX A4000: 16G of 16G free"),
         (replace(A4000, users=((1, 2 * GB),)), "warning", "held by process 1 ("),
         (
             replace(A4000, used_bytes=16 * GB - 1000),

@@ -141,10 +141,11 @@ def test_a_process_with_half_a_character_in_its_name_is_no_obstacle(tmp_path: Pa
 
 
 def test_a_status_with_a_gradient_that_is_no_number_is_still_json(tmp_path: Path) -> None:
+    from leviathan_train.launch import activity
     from leviathan_train.ui import values as report
 
     run = Run(tmp_path)
     session = run.open_session(Launch(cli=True))
     told = {"run": "r", "phase": "training", "pid": 1, "host": "h", "grad_norm": float("nan")}
     session.status_file.write_text(json.dumps(told))
-    assert json.loads(report.dumps(report.status(run)))["grad_norm"] is None
+    assert json.loads(report.dumps(report.status(activity.look(run))))["grad_norm"] is None

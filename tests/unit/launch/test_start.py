@@ -16,12 +16,13 @@ from leviathan_train.config.inputs import input_facts
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined, LeviathanError, UsageError
 from leviathan_train.launch import follow, resume
+from leviathan_train.launch.activity import Activity
 from leviathan_train.launch.command import Typed
 from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Cause, End, Ending, Launch, Status
+from leviathan_train.run.records import Cause, End, Ending, Launch
 from support import shapes
 from support.demo import MakeConfig
 
@@ -47,7 +48,7 @@ class Scripted:
     def show_changes(self, found: Sequence[Change]) -> None:
         self.heard += [f"{change.key} changed" for change in found]
 
-    def show_progress(self, status: Status | None, pausing: bool) -> None:
+    def show_progress(self, now: Activity) -> None:
         pass
 
     def end_progress(self) -> None:

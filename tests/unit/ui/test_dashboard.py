@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,20 +19,31 @@ from typing import Any
 
 import pexpect
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from leviathan_train.checkpoints.store import Facts, Seal, write_seal
+from leviathan_train.checkpoints.store import Checkpoint, Facts
+from leviathan_train.launch.activity import Activity
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import End, Ending, Launch, Phase, Request, RequestKind, Status
+from leviathan_train.run.records import (
+    Begin,
+    End,
+    Ending,
+    Launch,
+    Phase,
+    Request,
+    RequestKind,
+    Status,
+)
 from leviathan_train.run.session import Session
-from leviathan_train.system.files import write_json
 from leviathan_train.system.gpu import Gpu, Nvml, used_by, visible
 from leviathan_train.ui.dashboard.chart import chart, spark
+from leviathan_train.ui.dashboard.curves import Curve
 from leviathan_train.ui.dashboard.page import Page
-from leviathan_train.ui.dashboard.snapshot import Curve, Feed, Snapshot, snapshot
+from leviathan_train.ui.dashboard.snapshot import Camera, Snapshot
 from leviathan_train.ui.dashboard.watch import line, summary
+from support.runs import begin, begin_after, end_session, log, seal, tell
 
 ROOT = Path(__file__).resolve().parents[3]
 LEVIATHAN = [sys.executable, "-c", "from leviathan_train.cli import main; main()"]
@@ -40,44 +51,6 @@ NAME = "leviathan_10pct_a4000"
 A4000 = Gpu(0, "NVIDIA RTX A4000", 15 * 2**30, 16 * 2**30, 98)
 NOON = datetime(2024, 11, 12, 12, 0).timestamp()
 ESCAPE = "\x1b"
-
-
-def log(session: Session, steps: range, loss: Callable[[int], float] | None = None) -> None:
-    """Write what a trainer logs, an evaluation each 100 steps included."""
-    loss = loss or (lambda step: 1 + math.exp(-step / 200))
-    with session.screen_file.open("a") as stream:
-        for step in steps:
-            stream.write(
-                f"Step {step}: loss={loss(step):.4f} grad_norm=0.412 learning_rate=1.700e-04"
-                f" epoch={step / 3525:.4g}\n"
-            )
-            if step % 100 == 0:
-                stream.write(f"Step {step}: eval_loss={loss(step) + 0.1:.4f} epoch=0.1\n")
-
-
-def tell(run: Run, session: Session, **changes: Any) -> None:
-    """Write the status of a trainer at step 1500 of 3525."""
-    status = Status(str(run.path), Phase.TRAINING, os.getpid(), "a4000", 1500, 3525, 0.4255)
-    known = {"steps_per_second": 0.271, "eta_seconds": 7472.0, "updated": time.time()}
-    known |= {"next_save_step": 2000, "next_save_at": time.time() + 1000}
-    write_json(session.status_file, asdict(replace(status, **(known | changes))))
-
-
-def seal(run: Run, step: int) -> Path:
-    """A sealed checkpoint of 1024 bytes, but for the seal."""
-    path = run.checkpoint(step)
-    path.mkdir(parents=True)
-    (path / "adapter_model.safetensors").write_bytes(b"x" * 1024)
-    facts = Facts(step, 0.4, loss=1.3, eval_loss=1.4, learning_rate=2e-4, max_steps=3525)
-    write_seal(run, path, Seal(facts, time.time(), 60.0, 1, {}, {}, {}))
-    return path
-
-
-def begin(run: Run, first_step: int = 0) -> Session:
-    """A session whose command line is this process."""
-    session = run.open_session(Launch(config="configs/a.yaml", cwd=os.getcwd()))
-    write_json(session.path / "begin.json", {"at": time.time(), "first_step": first_step})
-    return session
 
 
 @pytest.fixture
@@ -98,23 +71,11 @@ def training(run: Run) -> tuple[Run, Session]:
 def now() -> Snapshot:
     """A run in the middle of a night on a GPU."""
     points = tuple((step, 1 + math.exp(-step / 200)) for step in range(10, 1501, 10))
-    return Snapshot(
-        at=NOON,
-        run=NAME,
-        path=f"work/training/{NAME}",
-        target=NAME,
-        phase="training",
-        training=True,
-        over=False,
-        config=f"configs/{NAME}.yaml",
-        cwd=os.getcwd(),
-        session="20241112_080000",
-        sessions=4,
-        started=NOON - 4 * 3600,
-        first_step=700,
+    run = Run(Path("work/training") / NAME)
+    status = Status(
         pid=1234567,
         host="workstation",
-        heard=NOON,
+        phase=Phase.TRAINING,
         step=1500,
         max_steps=3525,
         epoch=0.4255,
@@ -124,18 +85,50 @@ def now() -> Snapshot:
         grad_norm=0.412,
         steps_per_second=0.271,
         eta_seconds=7472.0,
+        next_save_step=2000,
+        next_save_at=NOON + 1020,
+        updated=NOON,
+    )
+    newest = Checkpoint(
+        run.checkpoint(1500), 1500, Facts(1500), "intact", "", 487 * 2**20, NOON - 720
+    )
+    started = NOON - 4 * 3600
+    activity = Activity(
+        at=NOON,
+        run=run,
+        session=Session(run.sessions_folder / "20241112_080000"),
+        sessions=4,
+        training=True,
+        over=False,
+        launch=Launch(started=started, config=f"configs/{NAME}.yaml", cwd=os.getcwd()),
+        begin=Begin(started, 700),
+        status=status,
+        checkpoint=newest,
+    )
+    return Snapshot(
+        activity,
+        target=NAME,
         losses=points,
         eval_losses=points[9::10],
         learning_rates=tuple((step, 2e-4 * (1 - step / 3525)) for step, _ in points),
         gpus=(A4000,),
-        next_save_step=2000,
-        next_save_at=NOON + 1020,
-        last_checkpoint="checkpoint-1500",
-        last_checkpoint_at=NOON - 720,
-        checkpoint_bytes=487 * 2**20,
         disk_free_bytes=212 * 2**30,
         lines=("Step 1490: loss=1.2400", "Step 1500: loss=1.2300 ✅ " + "x" * 300),
     )
+
+
+def having(now: Snapshot, **changes: Any) -> Snapshot:
+    """`now` with other values, each wherever it belongs."""
+    owners = (now, now.activity, now.activity.status, now.activity.launch)
+    parts = []
+    for owner in owners:
+        names = {item.name for item in fields(owner)} & changes.keys()
+        parts.append({name: changes.pop(name) for name in names})
+    assert not changes
+    status = replace(now.activity.status, **parts[2])
+    launch = replace(now.activity.launch, **parts[3])
+    activity = replace(now.activity, status=status, launch=launch, **parts[1])
+    return replace(now, activity=activity, **parts[0])
 
 
 def drawn(now: Snapshot, width: int, height: int, *, plain: bool = False) -> str:
@@ -145,72 +138,56 @@ def drawn(now: Snapshot, width: int, height: int, *, plain: bool = False) -> str
 # -- what is gathered -----------------------------------------------------------------
 
 
-def test_a_snapshot_tells_all_of_a_live_run(training: tuple[Run, Session]) -> None:
+def snapshot(run: Run) -> Snapshot:
+    return Camera(run).look()
+
+
+def test_a_snapshot_holds_curves_lines_and_the_room_on_the_disk(
+    training: tuple[Run, Session],
+) -> None:
     run, session = training
+    session.screen_file.write_text("Step 1490: loss=1.2\nStep 1500: loss=1.1\nhalf a li")
     now = snapshot(run)
-    assert (now.run, now.phase, now.training, now.over) == (NAME, "training", True, False)
-    assert (now.step, now.max_steps, now.share) == (1500, 3525, 1500 / 3525)
-    assert now.loss == 1.0006 and now.eval_loss == 1.1006 and now.grad_norm == 0.412
-    assert now.learning_rate == 1.7e-4
-    assert len(now.losses) == 150 and now.losses[-1] == (1500, 1.0006)
+    assert now.activity.step == 1500 and now.target == str(run.path)
+    assert len(now.losses) == 150
+    assert now.losses[-1] == (1500, 1 + math.exp(-1500 / 200)), "in full precision"
     assert [step for step, _ in now.eval_losses] == list(range(100, 1501, 100))
-    assert now.last_checkpoint == "checkpoint-1000"
-    assert now.checkpoint_bytes is not None and now.checkpoint_bytes > 1024
-    assert now.disk_free_bytes is not None and now.room == (
-        now.disk_free_bytes // now.checkpoint_bytes
-    )
-    assert now.sessions == 1 and now.session == session.id and now.next_save_step == 2000
-    json.dumps(asdict(now), allow_nan=False)
+    assert now.learning_rates[-1] == (1500, 1.7e-4)
+    assert now.lines == ("Step 1490: loss=1.2", "Step 1500: loss=1.1")
+    newest = now.activity.checkpoint
+    assert newest is not None and now.disk_free_bytes is not None
+    assert now.room == now.disk_free_bytes // newest.bytes
 
 
-def test_new_lines_are_read_on_and_half_a_line_is_left(training: tuple[Run, Session]) -> None:
+def test_new_numbers_are_read_on_and_half_a_line_is_left(training: tuple[Run, Session]) -> None:
     run, session = training
-    feed = Feed(run)
-    assert feed.look().losses[-1][0] == 1500
-    with session.screen_file.open("a") as stream:
-        stream.write("Step 1510: loss=1.5000 epoch=0.43\nStep 1520: lo")
-    now = feed.look()
-    assert now.losses[-1] == (1510, 1.5) and now.loss == 1.5
-    with session.screen_file.open("a") as stream:
-        stream.write("ss=1.4000 epoch=0.43\nStep x: loss=1\nStep 1530: loss=what\n\nlast one")
-    now = feed.look()
-    assert now.losses[-1] == (1520, 1.4) and now.lines[-1] == ""
-
-
-def test_a_file_that_did_not_change_is_not_read_again(training: tuple[Run, Session]) -> None:
-    run, session = training
-    feed = Feed(run)
-    assert feed.look().step == 1500
-    stat = session.status_file.stat()
-    with session.status_file.open("r+") as stream:
-        text = stream.read().replace('"step": 1500', '"step": 1666')
-        stream.seek(0)
-        stream.write(text)
-    os.utime(session.status_file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert feed.look().step == 1500
-    tell(run, session, step=1700)
-    assert feed.look().step == 1700
+    camera = Camera(run)
+    assert camera.look().losses[-1][0] == 1500
+    with session.metrics_file.open("a") as stream:
+        stream.write('{"step": 1510, "loss": 1.5}\n{"step": 1520, "lo')
+    assert camera.look().losses[-1] == (1510, 1.5)
+    with session.metrics_file.open("a") as stream:
+        stream.write('ss": 1.4}\n{"step": "x", "loss": 1}\n{"step": 1530, "loss": "?"}\n\nlast')
+    assert camera.look().losses[-1] == (1520, 1.4)
 
 
 def test_a_look_is_cheap_however_long_the_run(training: tuple[Run, Session]) -> None:
     run, session = training
     log(session, range(1510, 40_000))
-    feed = Feed(run)
-    feed.look()
+    camera = Camera(run)
+    camera.look()
     began = time.process_time()
     for _ in range(10):
-        feed.look()
+        camera.look()
     assert (time.process_time() - began) / 10 < 0.02
 
 
 def test_the_curves_go_on_from_earlier_sessions_without_what_was_left(run: Run) -> None:
     first = begin(run)
     log(first, range(10, 301, 10))
-    first.close(End(Ending.PAUSED, 300, "checkpoint-300", "Ctrl+C", time.time()))
     second = begin_after(run, first, 200)
     log(second, range(210, 251, 10), lambda step: 5.0)
     now = snapshot(run)
-    assert now.sessions == 2 and now.first_step == 200
     assert [step for step, _ in now.losses] == list(range(10, 251, 10))
     assert [value for step, value in now.losses if step > 200] == [5.0] * 5
     third = begin_after(run, second, 0)
@@ -218,55 +195,38 @@ def test_the_curves_go_on_from_earlier_sessions_without_what_was_left(run: Run) 
     assert [step for step, _ in snapshot(run).losses] == [10, 20, 30]
 
 
-def begin_after(run: Run, before: Session, first_step: int) -> Session:
-    """A further session; the one before is over."""
-    before.close(End(Ending.PAUSED, None, None, "Ctrl+C", time.time()))
-    (before.path / "process-cli.json").unlink()
-    return begin(run, first_step)
-
-
-def test_a_feed_follows_the_run_into_its_next_session(training: tuple[Run, Session]) -> None:
+def test_a_camera_follows_the_run_into_its_next_session(training: tuple[Run, Session]) -> None:
     run, session = training
-    feed = Feed(run)
-    feed.look()
+    session.screen_file.write_text("of the first\n")
+    camera = Camera(run)
+    camera.look()
     session.close(End(Ending.CRASHED, 1500, None, "OSError: no", time.time()))
-    waiting = feed.look()
-    assert waiting.phase == "crashed" and not waiting.training
-    assert not waiting.over, "the command that started it lives and may start it again"
-    assert "crashed, waiting to go on" in drawn(waiting, 80, 24)
+    waiting = camera.look()
+    assert "crashed, waiting to restart" in drawn(waiting, 80, 24)
     following = begin_after(run, session, 1000)
     tell(run, following, phase="model", step=0)
-    now = feed.look()
-    assert now.phase == "model" and now.sessions == 2 and now.losses[-1][0] == 1000
+    now = camera.look()
+    assert now.activity.sessions == 2 and now.losses[-1][0] == 1000 and now.lines == ()
 
 
-def test_a_run_of_plain_axolotl_and_an_empty_folder_are_over(run: Run) -> None:
-    run.path.mkdir()
-    assert snapshot(run).over and snapshot(run).phase == "empty"
-    seal(run, 500)
-    now = snapshot(run)
-    assert now.over and now.phase == "ended" and now.step == 500 and now.loss == 1.3
-    assert snapshot(Run(run.path / "gone")).disk_free_bytes is None
+def test_the_curve_of_a_session_of_version_0_1_0_comes_from_its_lines(tmp_path: Path) -> None:
+    old = ROOT / "tests/data/first_house/run"
+    now = snapshot(Run(Path(shutil.copytree(old, tmp_path / "run"))))
+    assert now.losses and now.losses[-1][0] <= 6 and now.activity.step == 6
 
 
-def test_records_of_another_version_or_broken_ones_do_no_harm(run: Run) -> None:
+def test_what_the_trainer_tells_does_no_harm_to_the_terminal(run: Run) -> None:
     session = begin(run)
-    session.status_file.write_text('{"run": "x", "phase": "training", "pid": 1, "host": "h",')
     session.screen_file.write_bytes(b"\xff\xfe Step 3: loss=1\n\x1b[2JStep 4: loss=nan\n")
-    (run.checkpoint(7)).mkdir()
-    (run.checkpoint(7) / "leviathan.json").write_text("{")
-    now = snapshot(run)
-    assert now.phase == "starting" and now.last_checkpoint is None
-    assert not any(ESCAPE in text for text in now.lines)
+    assert not any(ESCAPE in text for text in snapshot(run).lines)
 
 
 def test_a_loss_that_is_no_number_is_shown_but_not_drawn(run: Run) -> None:
     session = begin(run)
     log(session, range(10, 200, 10))
     log(session, range(200, 230, 10), lambda step: math.nan)
-    tell(run, session)
+    tell(run, session, loss=math.nan)
     now = snapshot(run)
-    assert now.loss is not None and math.isnan(now.loss)
     assert now.losses[-1][0] == 190
     page = Page(now).lines(80, 24)
     title = next(text for text in page if text.plain.startswith(" Loss"))
@@ -343,9 +303,9 @@ def test_80_by_24_holds_everything_that_one_wants_to_know(now: Snapshot) -> None
         "0.271 steps/s (3.69 s a step)",
         "epoch 0.43",
         "Loss 1.23",
-        "Eval loss      1.312  best 1.001 at step 1500",
+        "Eval loss        1.312  best 1.001 at step 1500",
         "1.700e-04",
-        "Grad norm  0.412",
+        "grad norm 0.412",
         "15G of 16G  98% busy  RTX A4000",
         "step 2000 in 30m 45s, or at 12:17 in 17m 00s",
         "checkpoint-1500, 12m 00s ago, 487M",
@@ -373,43 +333,37 @@ def test_200_by_50_uses_the_room(now: Snapshot) -> None:
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bare": {"losses": (), "eval_losses": (), "learning_rates": (), "gpus": (), "lines": ()},
-    "one point": {"losses": ((5, 1.0),), "eval_losses": ((0, 2.0),), "max_steps": None, "step": 0},
+    "one point": {"losses": ((5, 1.0),), "eval_losses": ((0, 2.0),), "max_steps": 0, "step": 0},
     "pausing": {"asked": Request(RequestKind.PAUSE, "leviathan pause", NOON - 5, 300)},
     "many": {"gpus": (A4000,) * 8, "until": NOON + 9000, "disk_free_bytes": 5},
-    "silent": {"heard": NOON - 900, "run": "x" * 300, "target": "y" * 300},
+    "silent": {"updated": NOON - 900, "run": Run(Path("x" * 200)), "target": "y" * 300},
     "wide": {
-        "run": "訓練✅" * 30,
+        "run": Run(Path("訓練✅" * 20)),
         "lines": ("訓練✅" * 90,) * 9,
         "step": 10**9,
         "max_steps": 10**9,
     },
-    "over": {"training": False, "end": End(Ending.PAUSED, 3, None, "w" * 200, NOON), "pid": None},
+    "over": {"training": False, "end": End(Ending.PAUSED, 3, None, "w\n" * 200, NOON), "pid": 0},
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@given(st.integers(1, 260), st.integers(1, 80), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(width=st.integers(1, 260), height=st.integers(1, 80), plain=st.booleans())
 def test_no_page_goes_beyond_its_terminal(
-    variant: str, width: int, height: int, plain: bool
+    now: Snapshot, variant: str, width: int, height: int, plain: bool
 ) -> None:
-    values = asdict(snapshot(Run(Path("nowhere")))) | VARIANTS[variant]
-    base = {"step": 1500, "max_steps": 3525, "training": True, "over": False, "sessions": 1}
-    points = {name: tuple((step, step / 7) for step in range(50)) for name in CURVES}
-    now = Snapshot(**(values | points | base | {"at": NOON} | VARIANTS[variant]))
-    lines = Page(now, plain=plain).lines(width, height)
+    lines = Page(having(now, **VARIANTS[variant]), plain=plain).lines(width, height)
     assert len(lines) <= height
     assert all(text.cell_len <= width for text in lines)
     assert not any("\n" in text.plain for text in lines)
-
-
-CURVES = ("losses", "eval_losses", "learning_rates")
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50)])
 def test_only_colours_that_show_on_light_and_on_dark(
     now: Snapshot, width: int, height: int
 ) -> None:
-    many = replace(now, asked=Request(RequestKind.PAUSE, "Ctrl+C", NOON, 300), disk_free_bytes=5)
+    many = having(now, asked=Request(RequestKind.PAUSE, "Ctrl+C", NOON, 300), disk_free_bytes=5)
     lines = [text for page in (now, many) for text in Page(page).lines(width, height)]
     styles = {str(span.style) for text in lines for span in text.spans} - {""}
     assert styles == {"bold", "cyan", "magenta", "green", "red"}
@@ -417,23 +371,23 @@ def test_only_colours_that_show_on_light_and_on_dark(
 
 def test_a_terminal_without_braille_gets_ascii(now: Snapshot) -> None:
     for width, height in ((80, 24), (200, 50)):
-        page = drawn(replace(now, lines=()), width, height, plain=True)
+        page = drawn(now, width, height, plain=True)
         assert page.isascii() and "*" in page and "####" in page
 
 
 def test_pausing_is_told_with_who_asked_and_the_deadline(now: Snapshot) -> None:
-    page = drawn(replace(now, asked=Request(RequestKind.PAUSE, "Ctrl+C", NOON - 12, 300)), 80, 24)
+    page = drawn(having(now, asked=Request(RequestKind.PAUSE, "Ctrl+C", NOON - 12, 300)), 80, 24)
     assert "pausing: training" in page and "Asked by Ctrl+C 12s ago; ends within 4m 48s." in page
 
 
 def test_a_silent_trainer_is_told_with_what_ends_it(now: Snapshot) -> None:
-    page = drawn(replace(now, heard=NOON - 130, target="demo"), 80, 24)
-    assert "No sign of life for 2m 10s. End it with:  leviathan stop --now demo" in page
+    page = drawn(having(now, updated=NOON - 130, target="demo"), 80, 24)
+    assert "No sign of life for 2m 10s. Kill it with:  leviathan stop --now demo" in page
 
 
 def test_without_nvml_the_trainers_own_memory_is_shown(now: Snapshot) -> None:
-    page = drawn(replace(now, gpus=(), gpu_memory_bytes=14 * 2**30), 80, 24)
-    assert "GPU memory     14G by the trainer" in page
+    page = drawn(having(now, gpus=(), gpu_memory_bytes=14 * 2**30), 80, 24)
+    assert "GPU memory       14G by the trainer" in page
 
 
 def test_the_page_follows_the_size_of_the_console(now: Snapshot) -> None:
@@ -495,57 +449,61 @@ def test_an_empty_chart_is_none_and_a_spark_keeps_the_last() -> None:
         (
             End(Ending.PAUSED, 1501, "checkpoint-1501", "Ctrl+C", NOON),
             "paused at step 1500 of 3525 (42.6%), saved as checkpoint-1501: Ctrl+C",
-            f"Go on with:  leviathan train configs/{NAME}.yaml",
+            f"Resume with:  leviathan train configs/{NAME}.yaml",
         ),
         (
             End(Ending.FINISHED, 3525, None, "training ended by itself", NOON),
             "finished at step 1500, loss 1.23, eval loss 1.312.",
-            f"leviathan merge {NAME}",
+            f"leviathan merge work/training/{NAME}",
         ),
         (
-            End(Ending.CRASHED, 1500, None, "CUDA out of memory.", NOON),
+            End(Ending.CRASHED, 1500, None, "CUDA out\nof  memory.", NOON),
             "crashed at step 1500 of 3525 (42.6%): CUDA out of memory.",
             f"work/training/{NAME}/logs/training_20241112_080000.log",
         ),
         (
             End(Ending.KILLED, 1500, None, "the second Ctrl+C", NOON),
-            "was ended hard at step 1500 of 3525 (42.6%): the second Ctrl+C.",
-            "Go on from checkpoint-1500 with:  leviathan train",
+            "was killed at step 1500 of 3525 (42.6%): the second Ctrl+C.",
+            "Resume from checkpoint-1500 with:  leviathan train",
         ),
-        (None, "ended at step 1500 of 3525 (42.6%) without a word.", "leviathan train configs/"),
+        (
+            None,
+            "ended at step 1500 of 3525 (42.6%); its end was not recorded.",
+            "leviathan train configs/",
+        ),
     ],
     ids=["paused", "finished", "crashed", "killed", "mute"],
 )
 def test_the_end_is_told_with_what_to_type_next(
     now: Snapshot, end: End | None, told: str, typed: str
 ) -> None:
-    phase = end.kind if end else "ended"
-    lines = summary(replace(now, training=False, over=True, end=end, phase=phase))
+    lines = summary(having(now, training=False, over=True, end=end).activity)
     assert told in lines[0]
     assert typed in "\n".join(lines[1:])
 
 
 def test_a_run_before_its_first_step_and_one_never_started(now: Snapshot) -> None:
-    ended = replace(now, training=False, over=True, step=0, last_checkpoint=None)
-    first, then = summary(replace(ended, end=End(Ending.STOPPED, None, None, "Ctrl+C", NOON)))
+    ended = having(now, training=False, over=True, step=0, checkpoint=None)
+    stopped = having(ended, end=End(Ending.STOPPED, None, None, "Ctrl+C", NOON))
+    first, then = summary(stopped.activity)
     assert first == f"{NAME} stopped before its first step: Ctrl+C."
     assert then.startswith("Start again with:")
-    never = replace(ended, session=None, config=None, phase="empty")
-    assert summary(never) == [
+    never = having(ended, session=None, config="")
+    assert summary(never.activity) == [
         f"{NAME} is not training yet.",
         "Start it with:  leviathan train CONFIG",
     ]
 
 
 def test_a_command_started_elsewhere_is_told_with_its_folder(now: Snapshot) -> None:
-    ended = replace(now, training=False, over=True, cwd="/home/j/my models")
-    assert summary(ended)[-1] == (
-        f"Go on with:  cd '/home/j/my models' && leviathan train configs/{NAME}.yaml"
+    ended = having(now, training=False, over=True, cwd="/home/j/my models")
+    assert summary(ended.activity)[-1] == (
+        f"Resume with:  cd '/home/j/my models' && leviathan train configs/{NAME}.yaml"
     )
 
 
 def test_a_line_tells_the_run_in_one(now: Snapshot) -> None:
-    assert line(now) == (
+    assert line(now.activity) == (
         "training, step 1500 of 3525 (42.6%), loss 1.23, learning rate 1.700e-04,"
         " 0.271 steps/s, ETA 2h 04m (2024-11-12 14:04:32)"
     )
@@ -566,12 +524,6 @@ def watch_piped(run: Run, **kwargs: Any) -> subprocess.Popen[str]:
     )
 
 
-def end_session(session: Session, end: End) -> None:
-    """End a session and its command line, as the watcher sees it."""
-    session.close(end)
-    (session.path / "process-cli.json").unlink()
-
-
 def test_piped_it_prints_plain_lines_until_the_run_ends(training: tuple[Run, Session]) -> None:
     run, session = training
     watching = watch_piped(run)
@@ -584,7 +536,7 @@ def test_piped_it_prints_plain_lines_until_the_run_ends(training: tuple[Run, Ses
     end_session(session, End(Ending.PAUSED, 1501, "checkpoint-1501", "Ctrl+C", time.time()))
     rest, errors = watching.communicate(timeout=20)
     assert watching.returncode == 0 and errors == ""
-    assert f"{NAME} paused at step 1501" in rest and "Go on with:  leviathan train" in rest
+    assert f"{NAME} paused at step 1501" in rest and "Resume with:  leviathan train" in rest
     assert ESCAPE not in first + second + rest
 
 
@@ -631,7 +583,7 @@ def test_q_and_ctrl_c_close_only_the_screen(training: tuple[Run, Session], leave
     assert child.exitstatus == 0 and "Traceback" not in last
     assert "\x1b[?1049l" in last and "\x1b[?25h" in last, "screen and cursor are given back"
     after = last.rpartition("\x1b[?25h")[2]
-    assert f"{NAME} goes on: training, step 1500 of 3525 (42.6%), ETA 2h 04m." in after
+    assert f"{NAME} continues: training, step 1500 of 3525 (42.6%), ETA 2h 04m." in after
     assert session.end is None and session.asked is None
 
 
@@ -643,7 +595,7 @@ def test_the_screen_ends_by_itself_with_the_run(training: tuple[Run, Session]) -
         session, End(Ending.PAUSED, 1501, "checkpoint-1501", "leviathan pause", time.time())
     )
     child.expect("paused at step 1500 of 3525")
-    child.expect("Go on with:  leviathan train configs/a.yaml")
+    child.expect("Resume with:  leviathan train configs/a.yaml")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0

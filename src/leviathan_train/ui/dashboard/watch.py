@@ -1,5 +1,5 @@
 """`leviathan status --watch`: a screen that stays open until the run ends, or lines without
-a terminal. What is on the screen is drawn by `page`.
+a terminal. `page` draws what is on the screen.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 from leviathan_train.launch import outcome as ending
+from leviathan_train.launch.activity import Activity, Feed
+from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
-from leviathan_train.ui.dashboard.page import Page, phase, run_argument, steps
-from leviathan_train.ui.dashboard.snapshot import Feed, Snapshot
-from leviathan_train.ui.text import clock, console, duration, number
+from leviathan_train.run.records import End, Ending
+from leviathan_train.system.units import clock, duration
+from leviathan_train.ui.text import console, number, one_line, phase, steps
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from typing import Any, TextIO
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the run, on a terminal."""
@@ -33,66 +35,58 @@ LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
 
-def watch(
-    run: Run,
-    *,
-    feed: Feed | None = None,
-    out: TextIO | None = None,
-    keys: TextIO | None = None,
-    look_every: float | None = None,
-) -> None:
+def watch(run: Run, *, look_every: float | None = None) -> None:
     """Show a run until it ends; `q` and Ctrl+C close the screen, and nothing else.
 
-    Where `out` is no terminal, a line is printed every few seconds instead.
+    Where stdout is not a terminal, a line is printed every few seconds instead.
     """
-    out = out or sys.stdout
-    keys = keys or sys.stdin
-    feed = feed or Feed(run)
-    screen = out.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
+    screen = sys.stdout.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
     try:
         with _closed_by_signals():
             if screen:
-                last = _draw(feed, keys, look_every or LOOK_EVERY)
+                last = _draw(run, look_every or LOOK_EVERY)
             else:
-                last = _print(feed, out, look_every or 2 * LOOK_EVERY)
+                last = _print(run, look_every or 2 * LOOK_EVERY)
     except KeyboardInterrupt:
         if not screen:
             return
-        last = feed.look()
-    for line in summary(last):
-        print(line, file=out, flush=True)
+        last = Feed(run).look()
+    for told in summary(last):
+        print(told, flush=True)
 
 
-def _draw(feed: Feed, keys: TextIO, look_every: float) -> Snapshot:
+def _draw(run: Run, look_every: float) -> Activity:
     """Keep the screen until the run ends or the user leaves it; the last look at the run."""
-    now = feed.look()
-    if now.over:
+    if (now := Feed(run).look()).over:
         return now
     from rich.live import Live
 
-    screen = console()
-    with _Keys(keys) as pressed, Live(console=screen, screen=True, auto_refresh=False) as live:
-        while not now.over:
-            live.update(Page(now, plain=_plain(screen)), refresh=True)
+    from leviathan_train.ui.dashboard.page import Page
+    from leviathan_train.ui.dashboard.snapshot import Camera
+
+    screen, camera = console(), Camera(run)
+    with _Keys(sys.stdin) as pressed, Live(console=screen, screen=True, auto_refresh=False) as live:
+        while not (snapshot := camera.look()).activity.over:
+            live.update(Page(snapshot, plain=screen.options.ascii_only), refresh=True)
             if pressed(look_every):
                 break
-            now = feed.look()
-    return now
+    return snapshot.activity
 
 
-def _print(feed: Feed, out: TextIO, look_every: float) -> Snapshot:
+def _print(run: Run, look_every: float) -> Activity:
     """Print a line for each change, but few seconds apart at the most, until the run ends."""
+    feed = Feed(run)
     shown, shown_at = ("", -1), 0.0
     while not (now := feed.look()).over:
         state = (phase(now), now.step)
         if state != shown and (state[0] != shown[0] or time.monotonic() - shown_at >= LINE_EVERY):
-            print(f"{clock(now.at)} {line(now)}", file=out, flush=True)
+            print(f"{clock(now.at)} {line(now)}", flush=True)
             shown, shown_at = state, time.monotonic()
         time.sleep(look_every)
     return now
 
 
-def line(now: Snapshot) -> str:
+def line(now: Activity) -> str:
     """What a run does, in one line."""
     told = [phase(now)]
     if now.step or now.max_steps:
@@ -108,57 +102,57 @@ def line(now: Snapshot) -> str:
     return ", ".join(told)
 
 
-def summary(now: Snapshot) -> list[str]:
+def summary(now: Activity) -> list[str]:
     """How a run stands when the screen closes, and what to type next."""
-    end, name = now.end, now.run
-    start = _start(now)
+    name, target = now.run.name, shlex.quote(lookup.shortest_name(now.run))
     if not now.over:
         due = f", ETA {duration(now.eta_seconds)}" if now.eta_seconds is not None else ""
         at = f", step {steps(now)}{due}" if now.step else ""
         return [
-            f"{name} goes on: {phase(now)}{at}.",
-            f"Save and stop it with:  leviathan pause {run_argument(now)}",
+            f"{name} continues: {phase(now)}{at}.",
+            f"Save and stop it with:  leviathan pause {target}",
         ]
     at = f"at step {steps(now)}" if now.step else "before its first step"
-    if end is None:
-        if now.session is None:
-            told = f"{name} is not training" + (f", stands {at}." if now.step else " yet.")
-            return [told, f"Start it with:  {start}"]
-        return [f"{name} ended {at} without a word.", f"Go on with:  {start}"]
-    if end.kind == "finished":
+    if now.end:
+        return _ending(now, now.end, at, target)
+    start = _start(now)
+    if now.session is None:
+        stands = f", stands {at}." if now.step else " yet."
+        return [f"{name} is not training{stands}", f"Start it with:  {start}"]
+    return [f"{name} ended {at}; its end was not recorded.", f"Resume with:  {start}"]
+
+
+def _ending(now: Activity, end: End, at: str, target: str) -> list[str]:
+    name, start, why = now.run.name, _start(now), one_line(end.why).rstrip(".")
+    if end.kind is Ending.FINISHED:
         losses = [f"loss {number(now.loss)}"] if now.loss is not None else []
         losses += [f"eval loss {number(now.eval_loss)}"] if now.eval_loss is not None else []
         return [
             ", ".join([f"{name} finished at step {now.step}", *losses]) + ".",
-            f"Make a model of it with:  leviathan merge {run_argument(now)}",
+            f"Merge it with:  leviathan merge {target}",
         ]
-    if end.kind == "paused":
+    if end.kind is Ending.PAUSED:
         saved = f", saved as {end.checkpoint}" if end.checkpoint else ""
-        return [f"{name} paused {at}{saved}: {end.why}.", f"Go on with:  {start}"]
-    if end.kind == "crashed":
-        log = Run(Path(now.path)).logs / f"training_{now.session}.log"
+        return [f"{name} paused {at}{saved}: {why}.", f"Resume with:  {start}"]
+    if end.kind is Ending.CRASHED:
         return [
-            f"{name} crashed {at}: {end.why.rstrip('.')}.",
-            ending.advice(Run(Path(now.path)), end),
-            f"The whole log: {log}    The command: {start}",
+            f"{name} crashed {at}: {why}.",
+            ending.advice(now.run, end),
+            f"The whole log: {now.session.log if now.session else now.run.logs}",
+            f"The command:  {start}",
         ]
-    word = "stopped" if end.kind == "stopped" else "was ended hard"
-    left = f"Go on from {now.last_checkpoint} with" if now.last_checkpoint else "Start again with"
-    return [f"{name} {word} {at}: {end.why}.", f"{left}:  {start}"]
+    word = "was killed" if end.kind is Ending.KILLED else "stopped"
+    left = f"Resume from {now.checkpoint.name}" if now.checkpoint else "Start again"
+    return [f"{name} {word} {at}: {why}.", f"{left} with:  {start}"]
 
 
-def _start(now: Snapshot) -> str:
-    """The command that goes on with a run, from the folder that the user is in."""
-    config = shlex.quote(now.config) if now.config else "CONFIG"
-    there = now.cwd and now.config and not Path(now.config).is_absolute()
-    if there and now.cwd and Path(now.cwd) != Path.cwd():
-        return f"cd {shlex.quote(now.cwd)} && leviathan train {config}"
-    return f"leviathan train {config}"
-
-
-def _plain(screen: Console) -> bool:
-    """Whether the terminal lacks braille: another encoding than UTF-8, or the bare console."""
-    return screen.options.ascii_only or os.environ.get("TERM") == "linux"
+def _start(now: Activity) -> str:
+    """The command that starts the run again, from the folder that the user is in."""
+    config, cwd = now.launch.config, now.launch.cwd
+    command = f"leviathan train {shlex.quote(config) if config else 'CONFIG'}"
+    if config and cwd and not Path(config).is_absolute() and Path(cwd) != Path.cwd():
+        return f"cd {shlex.quote(cwd)} && {command}"
+    return command
 
 
 class _Keys:

@@ -1,0 +1,77 @@
+"""`leviathan checkpoints ...`: what is saved, whether it is intact, and what may go."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.cli import EXIT_STATUS, LazyGroup
+from leviathan_train.errors import Declined, UsageError
+from leviathan_train.run.folder import Run
+
+_MODULES = {
+    "list": "list",
+    "latest": "show",
+    "best": "show",
+    "show": "show",
+    "verify": "verify",
+    "cleanup": "cleanup",
+    "export": "export",
+    "reseal": "reseal",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    modules={name: f"{__name__}.{module}" for name, module in _MODULES.items()},
+    epilog=EXIT_STATUS,
+)
+def checkpoints() -> None:
+    """List, verify, export and clean up a run's checkpoints."""
+
+
+step_option = click.option("--step", metavar="STEP", help="Only the checkpoint of this step.")
+
+
+def scan(run: Run) -> list[Checkpoint]:
+    """As `store.scan`; at a terminal, where much must be read first, it says so."""
+    scanned, began = [], time.monotonic()
+    for checkpoint in store.scanning(run):
+        if sys.stderr.isatty() and began and time.monotonic() - began > 1:
+            print("Reading what was not verified yet...", file=sys.stderr)
+            began = 0.0
+        scanned.append(checkpoint)
+    return scanned
+
+
+def step_number(step: str) -> int:
+    """The number that `--step` gives.
+
+    Raises:
+        UsageError: it is not a number.
+    """
+    number = store.step_of(step)
+    if number is None:
+        raise UsageError(f"--step {step}: not the number of a step.", "For example:  --step 1000")
+    return number
+
+
+def allow(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone; without a terminal --yes is needed.
+
+    Raises:
+        UsageError: there is no terminal.
+        Declined: the answer was no.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("Cannot ask without a terminal, so nothing was changed.", "Add --yes.")
+    from leviathan_train.cli.prompts import confirm
+
+    if not confirm(question):
+        raise Declined("Nothing was changed.")

@@ -1,0 +1,77 @@
+"""Tables, and the line of progress during a training."""
+
+from __future__ import annotations
+
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from leviathan_train.launch.activity import Activity
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Phase, Request, Status
+from leviathan_train.ui import text
+from leviathan_train.ui.progress import Screen, progress_line
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def table_at(width: int, monkeypatch: pytest.MonkeyPatch, rows: list[list[str]]) -> list[str]:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    text.table(["Run", "Steps", "State"], rows, spare=["Steps"])
+    return terminal.getvalue().splitlines()
+
+
+def test_a_narrow_terminal_goes_without_the_columns_that_can_be_spared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [["a" * 20, "100-200", "intact"]]
+    assert table_at(38, monkeypatch, rows)[0].split() == ["Run", "Steps", "State"]
+    narrow = table_at(30, monkeypatch, rows)
+    assert narrow[0].split() == ["Run", "State"] and max(map(len, narrow)) <= 30
+    assert "Steps" in table_at(10, monkeypatch, rows)[0], "leaving it out would not help"
+
+
+def test_a_piped_table_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    text.table(["Run", "Steps"], [["x" * 300, "1"]], spare=["Steps"])
+    assert capsys.readouterr().out.splitlines()[0].endswith("Steps")
+
+
+def test_a_cause_is_one_line() -> None:
+    assert text.one_line("CUDA\n  out of\tmemory") == "CUDA out of memory"
+    assert len(text.one_line("x" * 1000)) == 200 and "\x1b" not in text.one_line("\x1b[2J")
+
+
+def activity(phase: Phase = Phase.TRAINING, asked: Request | None = None) -> Activity:
+    status = Status(
+        phase=phase, step=1500, max_steps=3525, steps_per_second=0.271, eta_seconds=7472.0
+    )
+    return Activity(0.0, Run(Path("r")), training=True, over=False, status=status, asked=asked)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_the_line_of_progress_never_wraps(width: int) -> None:
+    console = Console(width=width, force_terminal=True, color_system=None)
+    for now in (activity(), activity(asked=Request(by="Ctrl+C"))):
+        with console.capture() as captured:
+            console.print(progress_line(now, width))
+        shown = captured.get().rstrip("\n")
+        assert "\n" not in shown and len(shown.rstrip()) <= width
+    if width >= 60:
+        assert "pausing: training" in shown and "1500/3525 43%" in shown and "ETA 2h 04m" in shown
+
+
+def test_without_a_terminal_each_phase_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    phases = [Phase.STARTING, Phase.DATA, Phase.DATA, Phase.MODEL, Phase.EVALUATING]
+    for phase in [*phases, Phase.TRAINING, Phase.SAVING, Phase.TRAINING]:
+        screen.progress(activity(phase))
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["Preparing the data...", "Loading the model...", "Training..."]
