@@ -171,6 +171,7 @@ def test_two_ranks_are_exact_in_a_later_epoch(
         "num_epochs": 9,
         "max_steps": 18,
         "save_steps": 4,
+        "save_total_limit": 9,
     }
     if packed:
         settings |= {"sample_packing": True, "pad_to_sequence_len": True}

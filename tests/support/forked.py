@@ -193,4 +193,5 @@ def _train(order: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # for what a patch imports
     _serve()
