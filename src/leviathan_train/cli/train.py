@@ -13,6 +13,7 @@ import click
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import accelerate_arguments, config_argument, sets_option
 from leviathan_train.cli.prompts import ask, confirm, confirm_resume
@@ -108,7 +109,7 @@ def train(
     def start(at: float | None) -> End:
         now = plans.pop() if plans else start_of.plan("auto", confirmed=True)
         if now is None:
-            step = resume.finished_at(start_of.run, checkpoints.scan(start_of.run))
+            step = finished_at(start_of.run, checkpoints.scan(start_of.run))
             return End("finished", step, None, "", time.time())
         return start_of.train(replace(now, until=at))
 
@@ -192,7 +193,7 @@ class Starter:
         found = checkpoints.scan(run)
         offer = resume.choose(run, self.config, choice, found)
         if choice in {"ask", "auto"} and self._is_finished(found):
-            step = resume.finished_at(run, found)
+            step = finished_at(run, found)
             screen.line(f"{run.name} is already finished, at step {step}.")
             screen.line(
                 "Train on: raise num_epochs or max_steps.  Start over: --resume never."
@@ -228,7 +229,7 @@ class Starter:
     def train(self, plan: launch.Plan) -> End:
         """Take the run, set the left branch aside, and train."""
         run, screen = self.run, self.screen
-        with launch.Signals() as signals:
+        with launch.noted_signals() as signals:
             session = launch.open_session(plan)
             retention.sweep(run)
             if aside := resume.set_aside(run, plan.offer.newer):
@@ -247,7 +248,7 @@ class Starter:
     def _is_finished(self, found: list[checkpoints.Checkpoint]) -> bool:
         newest = checkpoints.latest(found)
         longer = newest is not None and resume.trains_longer(self.config, newest)
-        return resume.finished_at(self.run, found) is not None and not longer
+        return finished_at(self.run, found) is not None and not longer
 
     def _changes(self, offer: resume.Offer) -> list[Change]:
         """What differs from the checkpoint, told on the screen.

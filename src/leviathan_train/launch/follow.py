@@ -22,13 +22,14 @@ from typing import Any
 
 from leviathan_train.config.load import Config, is_secret
 from leviathan_train.errors import UsageError
-from leviathan_train.launch.outcome import cause_in, tail
 from leviathan_train.launch.requests import close_as
 from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import TERM_GRACE, End, Ending, Run, Session, Status
+from leviathan_train.run.log import cause_in, tail
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import SESSION_ENV, Process
+from leviathan_train.system.signals import NotedSignals
 
 _POLL = 0.1
 _MARGIN = 15.0
@@ -178,33 +179,12 @@ def _shown(argument: str) -> str:
     return f"{key}=[redacted]" if equals and value and is_secret(name) else argument
 
 
-class Signals:
-    """Ctrl+C and SIGTERM, noted instead of obeyed while a training is started and followed.
+def noted_signals() -> NotedSignals:
+    """Ctrl+C and SIGTERM, noted while a training is started and followed.
 
     SIGHUP, a closed terminal, is ignored: the training goes on, and so do we.
     """
-
-    def __init__(self) -> None:
-        self._noted: list[int] = []
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self._noted.append(number)
-
-    def take(self) -> list[int]:
-        """The signals noted since the last call."""
-        noted, self._noted = self._noted, []
-        return noted
+    return NotedSignals((signal.SIGINT, signal.SIGTERM), ignored=(signal.SIGHUP,))
 
 
 def wait_for_window(run: Run, config: Config, opens: float) -> End | None:
@@ -222,7 +202,7 @@ def wait_for_window(run: Run, config: Config, opens: float) -> End | None:
     session = run.open_session({"config": str(config.path), "cli": True, "waiting_until": opens})
     status = Status(str(run.path), "waiting", os.getpid(), processes.hostname())
     write_json(session.status_file, asdict(replace(status, updated=time.time())))
-    with Signals() as signals:
+    with noted_signals() as signals:
         while (left := opens - time.time()) > 0:
             by = "Ctrl+C" if signals.take() else ""
             if (asked := session.request) and asked.kind != "save":
@@ -248,7 +228,7 @@ class Training:
         self,
         plan: Plan,
         session: Session,
-        signals: Signals,
+        signals: NotedSignals,
         on_line: Callable[[str], None],
         on_status: Callable[[Status | None, bool], None],
     ) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-from pathlib import Path
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
 from leviathan_train.launch.schedule import is_config_fault
 from leviathan_train.run.folder import End, Run
-
-TAIL = 200_000
-"""Bytes of a log in which its last error is looked for."""
 
 
 def exit_status(run: Run, end: End) -> int:
@@ -25,22 +19,6 @@ def exit_status(run: Run, end: End) -> int:
     if end.kind == "crashed":
         return USAGE if is_config_fault(end) else FAILED
     return PAUSED if checkpoints.latest(checkpoints.scan(run)) else STOPPED
-
-
-def cause_in(log: Path) -> str:
-    """The last error of a log, in one line."""
-    lines = tail(log).splitlines()
-    error = re.compile(
-        r"^(?:\[rank\d+\]: *)?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)"
-    )
-    found = [match[1] for line in lines if (match := error.match(line))]
-    # The launcher's own complaint about its child comes last and says nothing.
-    own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
-    if own:
-        return " ".join(own[-1].split())[:500]
-    if any("SIGKILL" in line for line in lines[-40:]):
-        return "it was killed from outside (SIGKILL), perhaps by the kernel for want of memory"
-    return "it ended without an error message"
 
 
 def advice(run: Run, end: End) -> str:
@@ -59,17 +37,6 @@ def advice(run: Run, end: End) -> str:
     if "plugin" in why:
         return f"See that {sys.executable} can import leviathan_train, {again}."
     return "Read the log; when the cause is mended, start the same command again."
-
-
-def tail(path: Path, size: int = TAIL) -> str:
-    """The last `size` bytes of a log; empty where it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - size))
-            return stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def failure(run: Run, end: End) -> LeviathanError:

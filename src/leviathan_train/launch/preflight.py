@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config import changes, keys
 from leviathan_train.config import load as configs
@@ -174,7 +175,7 @@ def _resume(
     if checkpoint is None:
         yield Finding("ok", "resume", "No checkpoint yet: the run starts from the base model.")
         return
-    step = resume.finished_at(run, found)
+    step = finished_at(run, found)
     if step is not None and not resume.trains_longer(config, checkpoint):
         yield Finding(
             "warning",

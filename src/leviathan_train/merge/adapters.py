@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.seal import Facts, Seal, digest
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config import load as configs
 from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.launch import resume
 from leviathan_train.run.folder import Run
 from leviathan_train.system.files import read_json
 
@@ -83,7 +83,7 @@ def owner(path: Path) -> Run:
 
 
 def _final(run: Run, found: list[Checkpoint]) -> Adapter:
-    step = resume.finished_at(run, found)
+    step = finished_at(run, found)
     if step is None or run.live_session():
         raise _unfinished(run, found)
     for path in (run.final, run.path):
@@ -283,7 +283,7 @@ def check_belongs(adapter: Adapter, base: Path, base_name: str) -> None:
     Raises:
         UsageError: it was not, with what tells so.
     """
-    trained = resume.base_of(adapter.path) or base_name
+    trained = base_of(adapter.path) or base_name
     hint = (
         f"It was trained on {trained}. Name that as base_model in a config:  leviathan merge CONFIG"
     )
@@ -390,3 +390,10 @@ def _adapted_shape(header: Mapping[str, Any], layer: str) -> list[int] | None:
     if a is None or b is None or len(a["shape"]) != 2:
         return None
     return [b["shape"][0], a["shape"][1]]
+
+
+def base_of(path: Path) -> str | None:
+    """The base model that an adapter folder names."""
+    value = read_json(path / "adapter_config.json")
+    name = value.get("base_model_name_or_path") if isinstance(value, dict) else None
+    return str(name) if name else None

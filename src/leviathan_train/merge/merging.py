@@ -25,10 +25,10 @@ from leviathan_train.checkpoints.seal import digest
 from leviathan_train.config import load as configs
 from leviathan_train.config.load import Config
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.launch.outcome import cause_in
 from leviathan_train.merge import adapters, card
 from leviathan_train.merge.adapters import Adapter, weight_files
 from leviathan_train.run.folder import Run
+from leviathan_train.run.log import cause_in
 from leviathan_train.system.files import (
     folder_bytes,
     sync_file,

@@ -15,7 +15,6 @@ The command line and the trainer meet only here, through files in the run's fold
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from leviathan_train.config import load as configs
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.system import processes
 from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.locks import locked
 from leviathan_train.system.processes import Process
 
 TRAINING_ROOT = Path("work/training")
@@ -340,9 +340,7 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for the moment of opening a session; the kernel frees it at death."""
-        self.records.mkdir(parents=True, exist_ok=True)
-        with (self.records / "lock").open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(self.records / "lock"):
             yield
 
     def open_session(self, launch: dict[str, Any], role: str = "cli") -> Session:
