@@ -20,6 +20,9 @@ class NotedSignals:
         ignored: signals to ignore meanwhile.
         on_signal: called in the handler with each noted signal; what it raises is raised where
             the program is.
+
+    Attributes:
+        on_signal: may be set later, for what is not there at the beginning.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class NotedSignals:
     ) -> None:
         self._handlers: dict[int, Any] = dict.fromkeys(noted, self._note)
         self._handlers |= dict.fromkeys(ignored, signal.SIG_IGN)
-        self._on_signal = on_signal
+        self.on_signal = on_signal
         self._before: dict[int, Any] = {}
         self._noted: list[int] = []
 
@@ -46,8 +49,8 @@ class NotedSignals:
 
     def _note(self, number: int, frame: object) -> None:
         self._noted.append(number)
-        if self._on_signal:
-            self._on_signal(number)
+        if self.on_signal:
+            self.on_signal(number)
 
     def __bool__(self) -> bool:
         """Whether a signal was noted that `take` has not returned."""
