@@ -74,6 +74,7 @@ VARIANTS = {
     "adapted_embedding": Variant(lora=targets("embed_tokens")),
     "adapted_embedding_tied": Variant("tied", targets("embed_tokens"), untied=HEAD),
     "adapted_and_kept_tied": Variant("tied", targets("embed_tokens", **TIE)),
+    "both_adapted_tied": Variant("tied", targets("embed_tokens", "lm_head"), untied=HEAD),
     "trained_tokens": Variant(lora={"trainable_token_indices": {"embed_tokens": [3, 5]}}),
     "trained_tokens_tied": Variant("tied", {"trainable_token_indices": {"embed_tokens": [3, 5]}}),
     "larger_vocabulary": Variant(lora=EMBEDDINGS, rows=544),
@@ -96,6 +97,7 @@ VARIANTS = {
     "qlora_saved_modules_tied": Variant("tied", EMBEDDINGS, {}, untied=HEAD),
     "qlora_larger_vocabulary": Variant(lora=EMBEDDINGS, nf4={}, rows=544),
     "qlora_beside_experts": Variant("experts", targets(), nf4={}),
+    "qlora_with_experts": Variant("experts", targets(), nf4={"experts": True}),
     "qlora_shards": Variant("shards", EMBEDDINGS, {"double_quant": True}, dtype="bfloat16"),
 }
 
@@ -150,9 +152,12 @@ def test_every_tensor_is_that_of_peft_to_the_last_bit(
     variant, nf4 = VARIANTS[name], VARIANTS[name].nf4
     base, merged = bases[variant.base], tmp_path / "merged"
     adapter = foundry.adapter(base, tmp_path / "adapter", rows=variant.rows, **variant.lora)
-    job = {"quantised": nf4 is not None, "dtype": variant.dtype}
-    job |= {"double_quant": (nf4 or {}).get("double_quant", True)}
-    result = foundry.merge(base, adapter, merged, skip_modules=(nf4 or {}).get("skip"), **job)
+    job: dict[str, Any] = {"quantised": nf4 is not None, "dtype": variant.dtype}
+    if nf4:
+        job["double_quant"] = nf4.get("double_quant", True)
+        job["quantise_experts"] = nf4.get("experts", False)
+        job["skip_modules"] = nf4.get("skip")
+    result = foundry.merge(base, adapter, merged, **job)
     assert "refused" not in result, result
     assert result["untied"] == variant.untied
     trained = {"in_4bit": nf4 is not None, "dtype": variant.dtype, **(nf4 or {})}
@@ -237,7 +242,7 @@ def test_an_adapter_that_lacks_or_holds_too_much_is_refused(
     whole = load_file(file)
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     less = {key: value for key, value in whole.items() if key != name}
-    more = whole | {name.replace("layers.0", "layers.7"): whole[name]}
+    more = whole | {name.replace("layers.0", "layers.7"): whole[name].clone()}
     for tensors, told in ((less, "lacks"), (more, "holds")):
         save_file(tensors, file, metadata={"format": "pt"})
         refused = foundry.merge(demo.model, adapter, tmp_path / told)["refused"]

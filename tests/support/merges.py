@@ -185,12 +185,14 @@ def _versus_peft(
     double_quant: bool = True,
     skip: list[str] | None = None,
     dtype: str = "float32",
+    experts: bool = False,
 ) -> Any:
     import tempfile
 
     import torch
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -211,6 +213,14 @@ def _versus_peft(
             if layer.bias is not None:
                 plain.bias = layer.bias
             model.set_submodule(name, plain)
+    for name, value in list(model.named_parameters()):
+        if experts and value.ndim == 3:  # as axolotl does it, monkeypatch/moe_quant.py
+            path, _, part = name.rpartition(".")
+            module = model.get_submodule(path)
+            replace_parameter_4bit(module, part, compress_statistics=True, quant_type="nf4")
+            whole = getattr(module, part).detach().clone()
+            torch.nn.utils.parametrize.remove_parametrizations(module, part, False)
+            setattr(module, part, torch.nn.Parameter(whole, requires_grad=False))
     for value in {*model.parameters()}:
         value.data = value.data.float()
     _resize(model, adapter)

@@ -26,7 +26,7 @@ from leviathan_train import __version__
 from leviathan_train.errors import LeviathanError
 from leviathan_train.jobs.merge_answers import compare_answers
 from leviathan_train.jobs.reference import FORMATS, Reference, Weights
-from leviathan_train.merge.base import weight_files
+from leviathan_train.merge.base import INDEX, weight_files
 from leviathan_train.merge.job import Event, FileWritten, Job, Merged, Progress, Refused, encode
 from leviathan_train.system.files import read_json, write_json
 from leviathan_train.system.safetensors import Entry, read_header, write_header
@@ -36,7 +36,6 @@ LIBRARIES = ("axolotl", "transformers", "peft", "torch", "bitsandbytes")
 Tell = Callable[[Event], None]
 
 _PR_SET_PDEATHSIG = 1
-_INDEX = "model.safetensors.index.json"
 _BLOCK = 8 << 20
 _TOKENIZER = re.compile(
     r"(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|.*processor_config)\b.*"
@@ -76,8 +75,8 @@ class Merge:
             self.tell(Progress("merging", number, len(shards), shard.name))
             headers[shard.name] = self._write_shard(shard, untied)
         self.tell(Progress("merging", len(shards), len(shards)))
-        if len(shards) > 1:
-            write_index(self.out / _INDEX, headers)
+        if shards[0].name != "model.safetensors":
+            write_index(self.out / INDEX, headers)
         if untied:
             edit_config(self.out / "config.json", tie_word_embeddings=False)
         if rows:

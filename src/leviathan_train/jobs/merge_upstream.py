@@ -150,7 +150,7 @@ class Conversion:
             if name not in state and key in state:
                 name, pattern = rename_source_key(key, [], [], prefix, state)
             self.name[key] = name
-            if pattern is not None:
+            if pattern is not None and name in state:  # else transformers leaves it out
                 self._pattern[key] = pattern
                 self.groups.setdefault(name, []).append(key)
 

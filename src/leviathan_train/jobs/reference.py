@@ -85,10 +85,10 @@ class Reference:
             key.removeprefix(PREFIX): entry.shape
             for key, entry in Weights.of_adapter(job.adapter).entry.items()
         }
-        skeleton = self._skeleton()
+        skeleton = find_skeleton(job, self._brought)
         self.tied = upstream.tied_weights(skeleton)
         self.embeddings = upstream.embedding_names(skeleton)
-        self._rounded = self._rounded_weights(skeleton) if job.quantised else set()
+        self._rounded = find_rounded(job, skeleton) if job.quantised else set()
         self.conversion = upstream.Conversion(skeleton, list(self.base.entry))
         self._key = {name: key for key, name in self.conversion.name.items()}
         self._group = self._groups()
@@ -104,36 +104,6 @@ class Reference:
         self.changed = self._adapted.layers.keys() | self._adapted.whole.keys()
         self.touched = self.changed | self._rounded
         self._check_fit()
-
-    def _skeleton(self) -> Any:
-        """The architecture in which the adapter's layers are found."""
-        layers = {_LORA.sub("", upstream.base_name(name)) for name in self._brought}
-        best, most = None, -1
-        found = upstream.skeletons(
-            Path(self.job.base), trust_remote_code=self.job.trust_remote_code
-        )
-        for skeleton in found:
-            names = skeleton.state_dict().keys() | {name for name, _ in skeleton.named_modules()}
-            if len(layers & names) > most:
-                best, most = skeleton, len(layers & names)
-            if most == len(layers):
-                break
-        if best is None:
-            raise LeviathanError(
-                f"transformers does not know the architecture of {self.job.base}.",
-                "If the model brings its own code, set trust_remote_code: true in the config.",
-            )
-        return best
-
-    def _rounded_weights(self, skeleton: Any) -> set[str]:
-        names = upstream.rounded_weights(skeleton, self.job.skip_modules) - self.tied.keys()
-        if self.job.quantise_experts:  # axolotl, monkeypatch/moe_quant.py
-            names |= {
-                name
-                for name, value in skeleton.state_dict().items()
-                if value.ndim >= 3 and "expert" in name.lower()
-            }
-        return names
 
     def _groups(self) -> dict[str, str]:
         """The group of each tensor in memory that is not on disk as it is."""
@@ -154,13 +124,16 @@ class Reference:
                 f"The adapter {what} {name}, which does not fit the base.",
                 "Is the base_model of the config the one that it was trained on?",
             )
-        for name in self.changed - self._group.keys():
-            if self.base.entry[self._on_disk(name)].dtype not in FORMATS:
-                raise LeviathanError(
-                    f"{name} is stored as {self.base.entry[self._on_disk(name)].dtype}:"
-                    " no adapter can be added to it exactly.",
-                    "Name the unquantised model as base_model in a config:  leviathan merge CONFIG",
-                )
+        for name in self.changed:
+            group = self._group.get(name)
+            for key in self.conversion.groups[group] if group else [self._on_disk(name)]:
+                if self.base.entry[key].dtype not in FORMATS:
+                    raise LeviathanError(
+                        f"{key} is stored as {self.base.entry[key].dtype}: no adapter can be"
+                        " added to it exactly.",
+                        "Name the unquantised model as base_model in a config:"
+                        "  leviathan merge CONFIG",
+                    )
 
     def holds(self, name: str) -> bool:
         """Whether the base's files hold the tensor `name` itself."""
@@ -261,3 +234,34 @@ class Reference:
         if name not in self._rounded:
             return weight
         return upstream.rounded(weight.to(self.dtype), double_quant=self.job.double_quant)
+
+
+def find_skeleton(job: Job, brought: Collection[str]) -> Any:
+    """The architecture in which the layers of what the adapter brings are found."""
+    layers = {_LORA.sub("", upstream.base_name(name)) for name in brought}
+    best, most = None, -1
+    for skeleton in upstream.skeletons(Path(job.base), trust_remote_code=job.trust_remote_code):
+        names = skeleton.state_dict().keys() | {name for name, _ in skeleton.named_modules()}
+        if len(layers & names) > most:
+            best, most = skeleton, len(layers & names)
+        if most == len(layers):
+            break
+    if best is None:
+        raise LeviathanError(
+            f"transformers does not know the architecture of {job.base}.",
+            "If the model brings its own code, set trust_remote_code: true in the config.",
+        )
+    return best
+
+
+def find_rounded(job: Job, skeleton: Any) -> set[str]:
+    """Names in memory of the weights that training rounded to 4 bits."""
+    tied = upstream.tied_weights(skeleton)
+    names = upstream.rounded_weights(skeleton, job.skip_modules) - tied.keys()
+    if job.quantise_experts:  # axolotl, monkeypatch/moe_quant.py
+        names |= {
+            name
+            for name, value in skeleton.state_dict().items()
+            if value.ndim >= 3 and "expert" in name.lower()
+        }
+    return names

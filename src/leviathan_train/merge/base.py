@@ -10,6 +10,9 @@ from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from leviathan_train.system.files import read_json
 
+INDEX = "model.safetensors.index.json"
+"""Which file of several holds which tensor."""
+
 
 def find_base(name: str, run: Run, revision: str | None = None) -> Path:
     """The folder of a base model; one of the hub that is not in the cache is fetched.
@@ -68,13 +71,15 @@ def _sound(base: Path) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a model's weights."""
-    return sorted(folder.glob("model*.safetensors"))
+    """The files of a model's weights, as transformers looks for them; maybe not all there."""
+    whole = folder / "model.safetensors"
+    if whole.exists():
+        return [whole]
+    index = read_json(folder / INDEX)
+    names = (index.get("weight_map") or {}).values() if isinstance(index, dict) else ()
+    return sorted({folder / str(name) for name in names} or folder.glob("model*.safetensors"))
 
 
 def _missing_weights(folder: Path) -> str:
-    for index in folder.glob("model*.index.json"):
-        for name in sorted(set(((read_json(index) or {}).get("weight_map") or {}).values())):
-            if not (folder / name).exists():
-                return str(name)
-    return "" if weight_files(folder) else "model.safetensors"
+    files = weight_files(folder) or [folder / "model.safetensors"]
+    return next((file.name for file in files if not file.exists()), "")
