@@ -146,8 +146,8 @@ def _tell(record: publish.Record) -> None:
     proof = record["proof"]
     if weights := proof.get("weights"):
         print(
-            f"✅ Base and adapter as peft computes them: {weights['tensors']} tensors,"
-            f" {weights['adapted']} of them adapted; read again from the disk and the same"
+            f"✅ {weights['tensors']} tensors written, {weights['adapted']} of them base + adapter"
+            " as peft computes it; read back from disk unchanged"
         )
     if logits := proof.get("logits"):
         print(

@@ -53,7 +53,7 @@ def render(record: Mapping[str, Any], settings: Mapping[str, Any], base: Path) -
     sections = [
         f"---\n{_metadata(settings, name, base)}\n---",
         f"# {title}",
-        f"{_shown(name)} with the adapter {record['adapter']['name']} of the run"
+        f"{_shown(name)} with {record['adapter']['name']} of the run"
         f" `{record['run']}` merged into it. It needs no adapter and no quantisation to load:",
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
