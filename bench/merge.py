@@ -5,8 +5,8 @@
 A model of random weights in bfloat16 and an adapter for all its linear layers are made.
 Whole processes run by turns, and the medians of the ratios are told, without the proof and
 with it. Peak memory is the sum of the peaks of all processes of a command. What leviathan
-does besides is in its time: it checks base and adapter, forces the model to disk, and
-hashes it.
+does besides is in its time: it checks base and adapter, hashes the model, forces it to disk,
+and with the proof reads it again.
 """
 
 from __future__ import annotations

@@ -20,12 +20,6 @@ HEAVY = {"torch", "transformers", "peft", "accelerate", "axolotl", "datasets", "
 
 LONGEST_MODULE = 350
 LONGEST_CLASS = 200
-TOO_LONG = {
-    "jobs/merge.py",
-    "merge/adapters.py",
-    "merge/merging.py",
-}
-"""What is still to be split."""
 
 UPSTREAM = {"trainer/upstream.py", "jobs/merge_upstream.py"}
 """The modules that may touch what other libraries call their own."""
@@ -36,6 +30,8 @@ DOCUMENTED = {
     "axolotl.integrations.base",
     "axolotl.utils.config",
     "axolotl.utils.dict",
+    "axolotl.utils.schemas",  # of a config, from which Axolotl makes its reference
+    "axolotl.utils.schemas.config",
     "bitsandbytes",
     "bitsandbytes.nn",
     "datasets",
@@ -56,13 +52,6 @@ DOCUMENTED = {
 KEYS_OF_FILES = {"_name_or_path"}
 """Keys of a model's config.json: strings with an underscore that are no names of Python."""
 
-PRIVATE_ELSEWHERE = {
-    "jobs/merge.py",
-    "jobs/reference.py",
-    "jobs/validate.py",
-}
-"""What still touches private names outside `UPSTREAM`."""
-
 
 def parse(name: str) -> ast.Module:
     return ast.parse(MODULES[name].read_text(encoding="utf-8"))
@@ -80,7 +69,7 @@ def test_modules_and_classes_are_short() -> None:
         for node in ast.walk(parse(name)):
             if isinstance(node, ast.ClassDef) and length(node) > LONGEST_CLASS:
                 found.add(f"{name}:{node.name}")
-    assert found == TOO_LONG
+    assert not found
 
 
 def test_no_room_is_a_drawer_for_what_has_no_place() -> None:
@@ -138,7 +127,7 @@ def test_private_names_of_other_libraries_stand_in_one_place() -> None:
     found = {name: list(private_names(parse(name))) for name in MODULES.keys() - UPSTREAM}
     found = {name: lines for name, lines in found.items() if lines}
     shown = "\n".join(f"{name} {line}" for name in sorted(found) for line in found[name])
-    assert found.keys() == PRIVATE_ELSEWHERE, shown
+    assert not found, shown
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import retention, store
+from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.run.folder import Run
+from leviathan_train.run.records import Ending
 from leviathan_train.system.files import sync_file, sync_folder, write_text
 
 FINAL_FILE = re.compile(
@@ -40,3 +43,17 @@ def keep_final(run: Run) -> None:
         retention.remove_tree(run.final, run.path / ".leviathan-deleting-checkpoint-0")
     temporary.rename(run.final)
     sync_folder(run.path)
+
+
+def finished_at(run: Run, found: Sequence[Checkpoint]) -> int | None:
+    """The step at which the run's training ended by itself; None if it did not."""
+    session = run.session()
+    if session is not None:
+        end = session.end
+        return end.step if end and end.kind is Ending.FINISHED else None
+    # Plain Axolotl: the last checkpoint is of the last step, and the final adapter is there.
+    newest = store.latest(list(found))
+    final = any(run.path.glob("adapter_model.*")) or any(run.path.glob("model*.safetensors"))
+    if newest and final and newest.facts.max_steps == newest.step:
+        return newest.step
+    return None

@@ -6,7 +6,6 @@ Nothing is unpickled. What cannot be seen in this way is listed in docs/checkpoi
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import zipfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.checkpoints.seal import Facts, FaultError, Stat, facts_of, unreadable
+from leviathan_train.system.safetensors import HeaderError, read_header
 
 _STATE = "trainer_state.json"
 _BLOCK = 1 << 20
@@ -25,8 +25,6 @@ _NESTED = re.compile(r"/adapter_model\.(safetensors|bin)$")
 _RNG = re.compile(r"rng_state_(\d+)\.pth")
 _ZERO = re.compile(r"global_step\d+/(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt")
 _PART = re.compile(r"[^/]+/__(\d+)_\d+\.distcp")
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8}
-_BITS |= {"U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -178,7 +176,7 @@ def _file_fault(file: Path, name: str) -> str:
         if not os.path.isfile(file):
             return f"{name} is no regular file"
         if name.endswith(".safetensors"):
-            return _safetensors_fault(file, name, of.st_size)
+            return _safetensors_fault(file, name)
         if name.endswith((".pt", ".pth", ".bin")):
             return _archive_fault(file, name, of.st_size)
         with file.open("rb", buffering=0) as stream:
@@ -226,28 +224,13 @@ def _ends_as_zip(file: Path) -> bool:
     return len(end) == 22 and end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")
 
 
-def _safetensors_fault(file: Path, name: str, size: int) -> str:
+def _safetensors_fault(file: Path, name: str) -> str:
     """The header must describe tensors that lie without a gap up to the file's end."""
-    if size < 8:
-        return f"{name} is {'cut off' if size else 'empty'}"
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > size - 8:
-            return f"{name} is cut off or its header is damaged"
-        try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            end = 0
-            for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
-                start, stop = entry["data_offsets"]
-                bits = _BITS.get(entry["dtype"])
-                count = math.prod(entry["shape"])
-                if start != end or (bits is not None and (stop - start) * 8 != count * bits):
-                    return f"{name} has a damaged header"
-                end = stop
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return f"{name} has a damaged header"
+    try:
+        read_header(file)
+    except HeaderError as error:
+        return f"{name} {error}"
+    with file.open("rb", buffering=0) as stream:
         while stream.read(_BLOCK):
             pass
-    expected = 8 + length + end
-    return "" if size == expected else f"{name} has {size} bytes instead of {expected}"
+    return ""

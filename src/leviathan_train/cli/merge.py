@@ -13,13 +13,14 @@ from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined
-from leviathan_train.merge import adapters, merging
-from leviathan_train.merge.merging import Progress
+from leviathan_train.merge import adapters, publish
+from leviathan_train.merge import plan as plans
+from leviathan_train.merge.job import Progress, Proof
 from leviathan_train.run.folder import Run
 from leviathan_train.ui import text as render
 
 
-@click.command(short_help="Make a model that stands alone.", epilog=EXIT_STATUS)
+@click.command(short_help="Merge the adapter into the base model.", epilog=EXIT_STATUS)
 @click.argument("run", metavar="[RUN|CONFIG]", required=False)
 @click.option(
     "--checkpoint",
@@ -47,40 +48,41 @@ from leviathan_train.ui import text as render
     type=click.Choice(["none", "weights", "logits"]),
     default="weights",
     show_default=True,
-    help="Compare the result with base and adapter: not, its tensors, or its answers as well.",
+    help="Check the result: not at all, that its files on disk are what was computed, or"
+    " also that it answers as base and adapter do.",
 )
-@click.option("--yes", is_flag=True, help="Replace a merged model that is there already.")
+@click.option("--yes", is_flag=True, help="Replace an existing merged model.")
 @as_json
 def merge(
     run: str | None,
     choice: str,
     output: Path | None,
-    precision: merging.Precision,
-    prove: merging.Proof,
+    precision: plans.Precision,
+    prove: Proof,
     yes: bool,
     json: bool,
 ) -> int:
     """Merge a run's adapter into its base model: a model that needs neither to be served.
 
-    By default the final adapter of a finished run. It is checked before, and the result
-    compared with base and adapter after; a model that is not whole never bears the name.
+    By default the final adapter of a finished run. An incomplete model never appears under the
+    output name.
 
     Example:  leviathan merge leviathan_10pct_a4000 --checkpoint best
     """
     found, cfg = _find(run, choice, quiet=json)
-    goal = output or merging.MODELS / f"{found.name}-merged"
+    goal = output or plans.MODELS / f"{found.name}-merged"
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not json
-    if interactive and not yes and merging.is_model(goal):
+    if interactive and not yes and plans.is_model(goal):
         yes = confirm(f"Replace {goal}?")
         if not yes:
             raise Declined("Nothing was changed.")
-    plan = merging.make_plan(
+    plan = plans.make_plan(
         found, choice, goal, config=cfg, precision=precision, prove=prove, replace=yes
     )
     screen = _Screen(quiet=json)
     screen.line(f"Merging {plan.adapter.label} of {found.name} into {plan.base_name}")
     try:
-        record = merging.merge(plan, screen.show)
+        record = publish.merge(plan, screen.show)
     except KeyboardInterrupt:  # it leaves nothing behind
         raise click.Abort from None
     finally:
@@ -116,22 +118,20 @@ class _Screen:
 
     def show(self, now: Progress) -> None:
         """Draw what the merge does now."""
-        if self._quiet or (now.phase == "merging" and now.done == now.total):
+        if self._quiet or now.done == now.total:
             return
         if now.phase == "loading":
             text = "Loading the libraries and the adapter..."
         elif now.phase == "merging":
             text = f"Merging shard {now.done + 1} of {now.total}: {now.detail}"
         else:
-            text = f"Proving: {now.done} of {now.total} {now.detail}"
+            text = f"Comparing {now.detail}"
         if self._live:
             sys.stdout.write(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}")
             sys.stdout.flush()
             self._drawn = True
-        elif now.phase != "proving":
+        elif now.done < now.total:
             print(text, flush=True)
-        elif now.done == 0:
-            print("Proving...", flush=True)
 
     def close(self) -> None:
         """Take the drawn line away."""
@@ -141,12 +141,12 @@ class _Screen:
         self._drawn = False
 
 
-def _tell(record: merging.Record) -> None:
+def _tell(record: publish.Record) -> None:
     proof = record["proof"]
     if weights := proof.get("weights"):
         print(
-            f"✅ {weights['compared']} of {weights['tensors']} tensors re-read and compared with"
-            f" base and adapter: largest difference {weights['max_difference']:.2g}"
+            f"✅ {weights['tensors']} tensors written, {weights['adapted']} of them base + adapter"
+            " as peft computes it; read back from disk unchanged"
         )
     if logits := proof.get("logits"):
         print(

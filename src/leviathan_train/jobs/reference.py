@@ -1,36 +1,34 @@
-"""What base and adapter are together, as bitsandbytes and peft compute it.
+"""What base and adapter are together: the base as training saw it, and on it peft's own delta.
 
-Imported only by the merge's own process. Line references are to axolotl 0.19, peft 0.20
-and transformers 5.16.
+Imported only by the merge's own process.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from axolotl.cli.utils import lora_merge
-from bitsandbytes.nn import Params4bit
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
-from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.base import HfQuantizer
-from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils import is_torch_bf16_gpu_available
 
 from leviathan_train.errors import LeviathanError
-from leviathan_train.merge import adapters
-from leviathan_train.merge.adapters import PREFIX, read_header, weight_files
-from leviathan_train.merge.merging import Job
+from leviathan_train.jobs import merge_upstream as upstream
+from leviathan_train.merge.adapters import PREFIX, WEIGHTS
+from leviathan_train.merge.base import weight_files
+from leviathan_train.merge.job import Job
+from leviathan_train.system.safetensors import Entry, read_header
 
-_WRAPPING = re.compile(r"\.base_layer|\.modules_to_save\.default")
-_NOT_WHOLE = re.compile(r"\.(lora_\w+|original_module)\.")
+FORMATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""The number formats on disk that an adapter can be added to."""
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_LORA = re.compile(r"\.(lora_|token_adapter|trainable_tokens).*")
 
 
 class Weights:
@@ -38,10 +36,10 @@ class Weights:
 
     def __init__(self, files: list[Path]) -> None:
         self.file: dict[str, Path] = {}
-        self.header: dict[str, Any] = {}
+        self.entry: dict[str, Entry] = {}
         for path in files:
             header = read_header(path)
-            self.header |= header
+            self.entry |= header
             self.file |= dict.fromkeys(header, path)
 
     @classmethod
@@ -50,136 +48,220 @@ class Weights:
 
     @classmethod
     def of_adapter(cls, folder: str) -> Weights:
-        return cls([Path(folder) / adapters.WEIGHTS])
-
-    def names(self) -> list[str]:
-        return sorted(self.file)
+        return cls([Path(folder) / WEIGHTS])
 
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in set(self.file.values()))
+        return sum(entry.size for entry in self.entry.values())
 
-    def tensor(self, name: str) -> Any:
-        with safe_open(self.file[name], framework="pt", device="cpu") as stream:
-            return stream.get_tensor(name)
-
-
-class Skeleton:
-    """The base's architecture without its weights.
-
-    Attributes:
-        names: of the tensors in memory.
-        tied: names of tensors that are the same as another, by which they are on disk.
-        dtype: the number format that training loaded the base in.
-        rounded: names of the weights that training rounded to 4 bits.
-        fuses: whether some tensors on disk become one in memory (experts).
-    """
-
-    def __init__(self, job: Job) -> None:
-        base = Path(job.base)
-        self.model = lora_merge._build_meta_model(base, trust_remote_code=job.trust_remote_code)
-        if self.model is None:
-            raise LeviathanError(
-                f"transformers does not know the architecture of {base}.",
-                "If the model brings its own code, set trust_remote_code: true in the config.",
-            )
-        self._renamings, converters = lora_merge._get_conversion_info(
-            base, trust_remote_code=job.trust_remote_code, meta_model=self.model
-        )
-        self.fuses = bool(converters)
-        self.tied: dict[str, str] = dict(self.model.all_tied_weights_keys or {})
-        self.names: set[str] = set(self.model.state_dict()) | self.tied.keys()
-        auto = "bfloat16" if is_torch_bf16_gpu_available() else "float32"
-        self.dtype = getattr(torch, auto if job.dtype == "auto" else job.dtype)
-        self.rounded = self._rounded(job.skip_modules) if job.quantised else set()
-
-    def name_of(self, key: str) -> str | None:
-        """The name in memory of a tensor on disk; None if it becomes part of another."""
-        candidates = [key, *lora_merge._renamed_key_candidates(key, self._renamings)]
-        return next((name for name in candidates if name in self.names), None)
-
-    def _rounded(self, skip: list[str] | None) -> set[str]:
-        """The layers that transformers loads in 4 bits (integrations/bitsandbytes.py:165)."""
-        if skip is None and self.model.config.model_type == "falcon_h1":
-            skip = ["out_proj"]  # axolotl loaders/model.py:821
-        keep = HfQuantizer.get_modules_to_not_convert(
-            self.model, skip, self.model._keep_in_fp32_modules
-        )
-        return {
-            f"{name}.weight"
-            for name, module in self.model.named_modules()
-            if type(module) in (torch.nn.Linear, Conv1D) and should_convert_module(name, keep)
-        }
+    def tensor(self, key: str) -> Any:
+        """A tensor of a format that can be computed with; it is the caller's own."""
+        entry = self.entry[key]
+        # Not by the library: what it maps stays in memory until the file is done with.
+        content = bytearray(entry.size)
+        with self.file[key].open("rb", buffering=0) as stream:
+            stream.seek(entry.start)
+            view, done = memoryview(content), 0
+            while done < entry.size:
+                done += stream.readinto(view[done:]) or 0
+        return torch.frombuffer(content, dtype=FORMATS[entry.dtype]).reshape(entry.shape)
 
 
 class Reference:
     """The tensors of base and adapter together, one at a time, in 32 bits.
 
-    peft holds the model with stand-ins of no size for its weights; a layer gets its real
-    one when it is its turn.
-
     Attributes:
-        key: name in memory to name on disk.
-        changed: names of the tensors that the adapter changes.
+        base: what is on disk.
+        embeddings: names in memory of the weights with a row for each token.
+        changed: names in memory of the tensors that the adapter changes.
+        touched: those, and what training rounded to 4 bits; all others stay as they are.
+        dtype: the number format that training loaded the base in.
     """
 
-    def __init__(self, job: Job, skeleton: Skeleton) -> None:
-        self.job, self.skeleton = job, skeleton
-        self.base = Weights.of_model(job.base)
-        self.key = {skeleton.name_of(key): key for key in self.base.names()}
-        brought = Weights.of_adapter(job.adapter).header  # whole tensors, maybe of more rows
-        shapes = {key.removeprefix(PREFIX): entry["shape"] for key, entry in brought.items()}
-        for path, module in skeleton.model.named_modules():
-            for part, value in module._parameters.items():
-                if value is not None:
-                    shape = shapes.get(f"{path}.{part}", value.shape)
-                    stand_in = torch.zeros(1).expand(*shape)
-                    module._parameters[part] = torch.nn.Parameter(stand_in, requires_grad=False)
-        model = PeftModel.from_pretrained(skeleton.model, job.adapter, low_cpu_mem_usage=True)
-        model = model.base_model.model
-        self._layers: dict[str, Any] = {}
-        for name, module in model.named_modules():
-            if isinstance(module, BaseTunerLayer):
-                self._layers[_WRAPPING.sub("", name)] = module
-        self._whole = {
-            _WRAPPING.sub("", name): value.detach()
-            for name, value in model.named_parameters(remove_duplicate=False)
-            if not _NOT_WHOLE.search(name)
-            and value.untyped_storage().nbytes() > value.element_size()
+    def __init__(self, job: Job) -> None:
+        self.job, self.base = job, Weights.of_model(job.base)
+        auto = "bfloat16" if is_torch_bf16_gpu_available() else "float32"
+        self.dtype = getattr(torch, auto if job.dtype == "auto" else job.dtype)
+        self._brought = {  # a tensor brought whole may have more rows than the base's
+            key.removeprefix(PREFIX): entry.shape
+            for key, entry in Weights.of_adapter(job.adapter).entry.items()
         }
-        self.changed = set(self._whole) | {f"{path}.weight" for path in self._layers}
-        self.changed |= {
-            f"{path}.bias" for path, layer in self._layers.items() if any(layer.lora_bias.values())
+        skeleton = find_skeleton(job, self._brought)
+        self.tied = upstream.tied_weights(skeleton)
+        self.embeddings = upstream.embedding_names(skeleton)
+        self._rounded = find_rounded(job, skeleton) if job.quantised else set()
+        self.conversion = upstream.Conversion(skeleton, list(self.base.entry))
+        self._key = {name: key for key, name in self.conversion.name.items()}
+        self._group = self._groups()
+        self._made: tuple[str, dict[str, Any]] = ("", {})
+        rows = {
+            shape[0]
+            for name, shape in self._brought.items()
+            if upstream.base_name(name) in self.embeddings
+        }
+        if rows:
+            upstream.resize(skeleton, max(rows))
+        self._adapted = upstream.Adapted(skeleton, Path(job.adapter))
+        self.changed = self._adapted.layers.keys() | self._adapted.whole.keys()
+        self.touched = self.changed | self._rounded
+        self._check_fit()
+
+    def _groups(self) -> dict[str, str]:
+        """The group of each tensor in memory that is not on disk as it is."""
+        self._members: dict[str, set[str]] = {}
+        for first, keys in self.conversion.groups.items():
+            parts = {key: torch.empty(self.base.entry[key].shape, device="meta") for key in keys}
+            self._members[first] = set(self.conversion.load(first, parts))
+        return {name: first for first, names in self._members.items() for name in names}
+
+    def _check_fit(self) -> None:
+        for key in (*self._adapted.unexpected, *self._adapted.missing):
+            name = key.removeprefix(PREFIX).replace(".default", "")
+            plain = upstream.base_name(name)
+            if plain != name and plain in self._brought:
+                continue  # peft saves twice what belongs to a vocabulary that grew
+            what = "holds" if key in self._adapted.unexpected else "lacks"
+            raise LeviathanError(
+                f"The adapter {what} {name}, which does not fit the base.",
+                "Is the base_model of the config the one that it was trained on?",
+            )
+        for name in self.changed:
+            group = self._group.get(name)
+            for key in self.conversion.groups[group] if group else [self._on_disk(name)]:
+                if self.base.entry[key].dtype not in FORMATS:
+                    raise LeviathanError(
+                        f"{key} is stored as {self.base.entry[key].dtype}: no adapter can be"
+                        " added to it exactly.",
+                        "Name the unquantised model as base_model in a config:"
+                        "  leviathan merge CONFIG",
+                    )
+
+    def holds(self, name: str) -> bool:
+        """Whether the base's files hold the tensor `name` itself."""
+        return name in self._key or name in self._group
+
+    def _on_disk(self, name: str) -> str:
+        """The key on disk of a tensor that is there as it is, or as the one it is tied to."""
+        for found in (name, self.tied.get(name, "")):
+            if found in self._key:
+                return self._key[found]
+        raise LeviathanError(
+            f"The adapter changes {name}, which the base's files do not hold.",
+            "Is the base_model of the config the one that it was trained on?",
+        )
+
+    def untied(self) -> dict[str, str]:
+        """Tensors that were tied to another, and differ from it now: copy to source."""
+        return {
+            copy: source
+            for copy, source in self.tied.items()
+            if {copy, source} & self.changed
+            and not torch.equal(self.tensor(copy), self.tensor(source))
         }
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor on disk as it will be: a vocabulary may have grown."""
+        whole = self._adapted.whole.get(self.conversion.name[key])
+        return self.base.entry[key].shape if whole is None else tuple(whole.shape)
+
+    def rows(self, untied: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Of each weight with a row for each token: how many it had, and will have.
+
+        Args:
+            untied: see `untied`; what is still tied is left out.
+        """
+        found = {}
+        for name in self.embeddings:
+            if self.holds(name) or name in untied:
+                key, whole = self._on_disk(name), self._adapted.whole.get(name)
+                before = self.base.entry[key].shape[0]
+                found[name] = before, before if whole is None else whole.shape[0]
+        return found
+
+    def is_touched(self, key: str) -> bool:
+        """Whether a tensor on disk changes at all."""
+        name = self.conversion.name[key]
+        return bool(self._names(name) & self.touched)
+
+    def is_changed(self, key: str) -> bool:
+        """Whether the adapter changes a tensor on disk."""
+        return bool(self._names(self.conversion.name[key]) & self.changed)
+
+    def _names(self, first: str) -> set[str]:
+        return self._members.get(first, {first})
+
+    def on_disk(self, key: str) -> Any:
+        """A tensor by its key on disk, in 32 bits.
+
+        Raises:
+            LeviathanError: transformers cannot take apart again what it put together.
+        """
+        first = self.conversion.name[key]
+        if first not in self.conversion.groups:
+            return self.tensor(first)
+        if self._made[0] != first:  # its parts follow one another
+            whole = {name: self.tensor(name) for name in self._names(first)}
+            self._made = first, self.conversion.save(whole)
+        made = self._made[1]
+        if key not in made or tuple(made[key].shape) != self.base.entry[key].shape:
+            raise LeviathanError(
+                f"transformers cannot write {first} in the parts of the base's files.",
+                "Merge it with Axolotl:  python -m axolotl.cli.merge_lora CONFIG",
+            )
+        return made[key]
+
     def tensor(self, name: str) -> Any:
-        """The tensor `name` as base and adapter make it."""
-        path, _, part = name.rpartition(".")
-        layer = self._layers.get(path)
-        if layer is None:
+        """The tensor `name` in memory as base and adapter make it."""
+        if name not in self._adapted.layers:
             return self.before(name).float()
-        inner = layer.get_base_layer()
-        stand_ins = dict(inner._parameters)
-        try:
-            for own in [own for own, value in stand_ins.items() if value is not None]:
-                real = self.before(f"{path}.{own}").to(torch.float32, copy=True)
-                inner._parameters[own] = torch.nn.Parameter(real, requires_grad=False)
-            layer.merge(adapter_names=["default"])
-            return inner._parameters[part].detach()
-        finally:
-            layer.merged_adapters.clear()
-            inner._parameters.update(stand_ins)
+        path = name.rpartition(".")[0]
+        before = {
+            part: self.before(f"{path}.{part}").to(torch.float32, copy=True)
+            for part in self._adapted.parts(name)
+        }
+        return self._adapted.merged(name, before)
 
     def before(self, name: str) -> Any:
         """The tensor without LoRA: brought whole by the adapter, or the base's as trained on."""
-        if name in self._whole:
-            return self._whole[name]
-        weight = self.base.tensor(self.key.get(name) or self.key[self.skeleton.tied[name]])
-        if name not in self.skeleton.rounded:
+        if name in self._adapted.whole:
+            return self._adapted.whole[name]
+        if name in self._group:
+            first = self._group[name]
+            keys = self.conversion.groups[first]
+            parts = {key: self.base.tensor(key) for key in keys}
+            weight = self.conversion.load(first, parts)[name]
+        else:
+            weight = self.base.tensor(self._on_disk(name))
+        if name not in self._rounded:
             return weight
-        rounded = Params4bit(
-            weight.to(self.skeleton.dtype).contiguous(),
-            requires_grad=False,
-            quant_type="nf4",
-            compress_statistics=self.job.double_quant,
-        ).to(DEVICE)
-        return dequantize_bnb_weight(rounded).to("cpu", weight.dtype)
+        return upstream.rounded(weight.to(self.dtype), double_quant=self.job.double_quant)
+
+
+def find_skeleton(job: Job, brought: Collection[str]) -> Any:
+    """The architecture in which the layers of what the adapter brings are found."""
+    layers = {_LORA.sub("", upstream.base_name(name)) for name in brought}
+    best, most = None, -1
+    for skeleton in upstream.skeletons(Path(job.base), trust_remote_code=job.trust_remote_code):
+        names = skeleton.state_dict().keys() | {name for name, _ in skeleton.named_modules()}
+        if len(layers & names) > most:
+            best, most = skeleton, len(layers & names)
+        if most == len(layers):
+            break
+    if best is None:
+        raise LeviathanError(
+            f"transformers does not know the architecture of {job.base}.",
+            "If the model brings its own code, set trust_remote_code: true in the config.",
+        )
+    return best
+
+
+def find_rounded(job: Job, skeleton: Any) -> set[str]:
+    """Names in memory of the weights that training rounded to 4 bits."""
+    tied = upstream.tied_weights(skeleton)
+    names = upstream.rounded_weights(skeleton, job.skip_modules) - tied.keys()
+    if job.quantise_experts:  # axolotl, monkeypatch/moe_quant.py
+        names |= {
+            name
+            for name, value in skeleton.state_dict().items()
+            if value.ndim >= 3 and "expert" in name.lower()
+        }
+    return names

@@ -11,16 +11,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from leviathan_train.checkpoints.store import step_of
 from leviathan_train.config.redact import is_secret
 from leviathan_train.launch import requests
 from leviathan_train.launch.activity import Activity, Feed
 from leviathan_train.launch.command import Plan, build_env
-from leviathan_train.launch.outcome import cause_in, plugin_failed_to_load
 from leviathan_train.run import liveness
 from leviathan_train.run.folder import kill_orphans
+from leviathan_train.run.log import cause_in, plugin_failed_to_load
 from leviathan_train.run.records import (
     BEFORE_TRAINING,
     TERM_GRACE,
@@ -35,6 +34,7 @@ from leviathan_train.run.records import (
 from leviathan_train.run.session import Session
 from leviathan_train.system.lines import LineReader
 from leviathan_train.system.processes import Process
+from leviathan_train.system.signals import NotedSignals
 
 _POLL = 0.1
 _LINGER = 120.0
@@ -74,33 +74,12 @@ def _shown(argument: str) -> str:
     return f"{key}=[redacted]" if equals and value and is_secret(name) else argument
 
 
-class Signals:
-    """Ctrl+C and SIGTERM, noted instead of obeyed while a training is started and followed.
+def noted_signals() -> NotedSignals:
+    """Ctrl+C and SIGTERM, noted while a training is started and followed.
 
     SIGHUP, a closed terminal, is ignored: the training continues, and so do we.
     """
-
-    def __init__(self) -> None:
-        self._noted: list[int] = []
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self._noted.append(number)
-
-    def take(self) -> list[int]:
-        """The signals noted since the last call."""
-        noted, self._noted = self._noted, []
-        return noted
+    return NotedSignals((signal.SIGINT, signal.SIGTERM), ignored=(signal.SIGHUP,))
 
 
 class Training:
@@ -115,7 +94,7 @@ class Training:
         self,
         plan: Plan,
         session: Session,
-        signals: Signals,
+        signals: NotedSignals,
         on_line: Callable[[str], None],
         on_activity: Callable[[Activity], None],
     ) -> None:

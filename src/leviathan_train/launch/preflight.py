@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config import keys
@@ -230,7 +231,7 @@ def _resume(
     if checkpoint is None:
         yield _ok(Topic.RESUME, "No checkpoint yet: the run starts from the base model.")
         return
-    step = resume.finished_at(run, found)
+    step = finished_at(run, found)
     if step is not None and not resume.trains_longer(config, checkpoint):
         yield Finding(
             Level.WARNING,

@@ -15,8 +15,7 @@ from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run, busy
-from leviathan_train.run.records import Ending
-from leviathan_train.system.files import read_json, sync_folder
+from leviathan_train.system.files import sync_folder
 
 
 @dataclass(frozen=True)
@@ -196,20 +195,6 @@ def delete_all(run: Run, found: Sequence[Checkpoint]) -> None:
             retention.delete(run, checkpoint)
 
 
-def finished_at(run: Run, found: Sequence[Checkpoint]) -> int | None:
-    """The step at which the run's training ended by itself; None if it did not."""
-    session = run.session()
-    if session is not None:
-        end = session.end
-        return end.step if end and end.kind is Ending.FINISHED else None
-    # Plain Axolotl: the last checkpoint is of the last step, and the final adapter is there.
-    newest = checkpoints.latest(list(found))
-    final = any(run.path.glob("adapter_model.*")) or any(run.path.glob("model*.safetensors"))
-    if newest and final and newest.facts.max_steps == newest.step:
-        return newest.step
-    return None
-
-
 def trains_longer(config: Config, checkpoint: Checkpoint) -> bool:
     """Whether the config asks for more epochs or steps than the one that made the checkpoint."""
     before = checkpoint.seal.config if checkpoint.seal else {}
@@ -242,10 +227,3 @@ def seconds_lost(found: Sequence[Checkpoint]) -> float | None:
     """Seconds of training that the newest checkpoint holds, if its seal tells."""
     seals = [item.seal for item in found if item.seal]
     return max((seal.seconds_trained for seal in seals), default=None)
-
-
-def base_of(path: Path) -> str | None:
-    """The base model that an adapter folder names."""
-    value = read_json(path / "adapter_config.json")
-    name = value.get("base_model_name_or_path") if isinstance(value, dict) else None
-    return str(name) if name else None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.changes import Change, changes_since
@@ -132,7 +133,7 @@ class Starter:
     def train(self, plan: Plan) -> End:
         """Take the run, set the branch that is left aside, and train until the session ends."""
         dialog = self._dialog
-        with follow.Signals() as signals:
+        with follow.noted_signals() as signals:
             session = follow.open_session(plan)
             sweep(self.run)
             retention.sweep(self.run)
@@ -160,7 +161,7 @@ class Starter:
         def start(limit: TimeLimit) -> End:
             now = plans.pop() if plans else self.plan(first=False)
             if now is None:
-                step = resume.finished_at(self.run, checkpoints.scan(self.run))
+                step = finished_at(self.run, checkpoints.scan(self.run))
                 return End(Ending.FINISHED, step, None, "", time.time(), Cause.DONE)
             return self.train(replace(now, until=limit.at, until_monotonic=limit.monotonic_at))
 
@@ -198,7 +199,7 @@ class Starter:
 
     def _is_finished(self, found: list[Checkpoint]) -> bool:
         """Whether there is nothing left to train; told, with what to type next."""
-        step = resume.finished_at(self.run, found)
+        step = finished_at(self.run, found)
         newest = checkpoints.latest(found)
         if step is None or (newest and resume.trains_longer(self.config, newest)):
             return False

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from leviathan_train.errors import UsageError
-from leviathan_train.launch.follow import Signals
+from leviathan_train.launch.follow import noted_signals
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Status
 from leviathan_train.system import processes
@@ -75,7 +75,7 @@ def wait_for_window(run: Run, config: Path, opens: float) -> End | None:
     session = run.open_session(launch)
     status = Status(str(run.path), Phase.WAITING, os.getpid(), processes.hostname())
     write_json(session.status_file, asdict(replace(status, updated=time.time())))
-    with Signals() as signals:
+    with noted_signals() as signals:
         while (left := opens - time.time()) > 0:
             asked = session.asked
             by = "Ctrl+C" if signals.take() else asked.by if asked else ""

@@ -1,34 +1,30 @@
-"""Adapters that can be merged: which one is meant, is it whole, and on which base does it belong.
-
-Nothing here imports torch: of a safetensors file the header is read, and samples.
-"""
+"""Adapters that can be merged: which one is meant, and whether it is whole."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.seal import Facts, Seal, digest
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.config.base_model import is_local
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.launch import resume
+from leviathan_train.merge.base import weight_files
 from leviathan_train.run.folder import Run
 from leviathan_train.system.files import read_json
+from leviathan_train.system.safetensors import HeaderError, read_header
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """Before the name of each tensor in an adapter (peft)."""
 
-_SAMPLE = 1 << 16
+_KEEPS_BASE = {None, True, False, "gaussian", "eva", "orthogonal"}
+"""Values of `init_lora_weights` that leave the base as it is; the others train another one."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def owner(path: Path) -> Run:
 
 
 def _final(run: Run, found: list[Checkpoint]) -> Adapter:
-    step = resume.finished_at(run, found)
+    step = finished_at(run, found)
     if step is None or run.live_session():
         raise _unfinished(run, found)
     for path in (run.final, run.path):
@@ -183,16 +179,31 @@ def _whole(adapter: Adapter) -> Adapter:
         reason = "adapter_config.json is missing or damaged"
     elif config.get("peft_type") != "LORA":
         reason = f"it is of type {config.get('peft_type')}, and only LoRA and its kin can be merged"
+    elif why := _unmergeable(config):
+        raise UsageError(
+            f"{adapter.label} cannot be merged exactly: {why}.",
+            "Merge it with Axolotl:  python -m axolotl.cli.merge_lora CONFIG --merge_method=legacy",
+        )
     else:
         try:
-            read_header(adapter.path / WEIGHTS)
+            reason = "" if read_header(adapter.path / WEIGHTS) else f"{WEIGHTS} holds no tensors"
         except FileNotFoundError:
             reason = f"{WEIGHTS} is missing"
-        except (OSError, ValueError) as error:
-            reason = f"{WEIGHTS} is damaged: {error}"
+        except HeaderError as error:
+            reason = f"{WEIGHTS} {error}"
+        except OSError as error:
+            reason = f"{WEIGHTS} cannot be read: {error.strerror}"
     if reason:
         raise _damaged(adapter.run, adapter.label, reason)
     return adapter
+
+
+def _unmergeable(config: Mapping[str, Any]) -> str:
+    """What makes base and adapter more than a sum; empty if nothing does."""
+    start = config.get("init_lora_weights")
+    if not isinstance(start, str | bool | None) or start not in _KEEPS_BASE:
+        return f"its training changed the base too (init_lora_weights: {start})"
+    return "it repeats layers (layer_replication)" if config.get("layer_replication") else ""
 
 
 def config_of(run: Run) -> Config | None:
@@ -203,190 +214,3 @@ def config_of(run: Run) -> Config | None:
             with contextlib.suppress(LeviathanError):
                 return load_config(Path(launch.cwd or ".") / launch.config)
     return None
-
-
-def find_base(name: str, run: Run, revision: str | None = None) -> Path:
-    """The folder of a base model; one of the hub that is not in the cache is fetched.
-
-    A relative path starts from the working directory, or from where the run was started.
-
-    Raises:
-        UsageError: there is none, or it is not one that can be merged into.
-    """
-    if not is_local(name):
-        return _sound(_from_hub(name, revision))
-    session = run.session()
-    started_in = Path(session.launch.cwd or ".") if session else Path()
-    for folder in (Path(name).expanduser(), started_in / name):
-        if (folder / "config.json").is_file():
-            return _sound(folder)
-    raise UsageError(
-        f"The base model {name} does not exist (no {Path(name) / 'config.json'}).",
-        "Put it there, or name a config whose base_model is right:  leviathan merge CONFIG",
-    )
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    unused = ["*.bin", "*.gguf", "*.pth", "original/*", "consolidated*"]
-    try:
-        with contextlib.suppress(LocalEntryNotFoundError):
-            path = Path(snapshot_download(name, revision=revision, local_files_only=True))
-            if not _missing_weights(path):
-                return path
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=unused))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UsageError(
-            f"The base model {name} is neither a folder nor to be had from the hub:"
-            f" {str(error).strip().splitlines()[0]}",
-            "Name the model's folder as base_model in a config:  leviathan merge CONFIG",
-        ) from None
-
-
-def _sound(base: Path) -> Path:
-    if missing := _missing_weights(base):
-        raise UsageError(
-            f"The base model in {base} is not whole: {missing} is missing.", "Fetch it again."
-        )
-    config = read_json(base / "config.json")
-    quantisation = config.get("quantization_config") if isinstance(config, dict) else None
-    if quantisation:
-        raise UsageError(
-            f"The base model in {base} is stored quantised ({quantisation.get('quant_method')}):"
-            " no adapter can be added to it exactly.",
-            "Name the unquantised model as base_model in a config:  leviathan merge CONFIG",
-        )
-    return base
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files of a model's weights."""
-    return sorted(folder.glob("model*.safetensors"))
-
-
-def _missing_weights(folder: Path) -> str:
-    for index in folder.glob("model*.index.json"):
-        for name in sorted(set(((read_json(index) or {}).get("weight_map") or {}).values())):
-            if not (folder / name).exists():
-                return str(name)
-    return "" if weight_files(folder) else "model.safetensors"
-
-
-def check_belongs(adapter: Adapter, base: Path, base_name: str) -> None:
-    """Check that the adapter was trained on this base model.
-
-    By the names and shapes of its tensors; by what the seal tells of the base; and, if both
-    models are here, by samples of their weights.
-
-    Raises:
-        UsageError: it was not, with what tells so.
-    """
-    trained = resume.base_of(adapter.path) or base_name
-    hint = (
-        f"It was trained on {trained}. Name that as base_model in a config:  leviathan merge CONFIG"
-    )
-    if why := _misfit(adapter.path, base):
-        raise UsageError(f"{adapter.label} does not fit the base model {base_name}: {why}.", hint)
-    inputs = adapter.seal.trainer.get("inputs") if adapter.seal else None
-    config = ((inputs or {}).get("base") or {}).get("config")
-    if config and config != digest(base / "config.json"):
-        raise UsageError(
-            f"{base_name} is not the model that {adapter.label} was trained on: its config.json"
-            " is another.",
-            hint,
-        )
-    if trained == base_name or not is_local(trained):
-        return
-    try:
-        other = find_base(trained, adapter.run)
-    except UsageError:
-        return  # moved away, or never here: what can be compared was
-    if fingerprint(other) != fingerprint(base):
-        raise UsageError(
-            f"{adapter.label} was trained on {trained}, whose weights are not those of"
-            f" {base_name}.",
-            hint,
-        )
-
-
-def fingerprint(folder: Path) -> list[tuple[int, str]]:
-    """Size in bytes and a hash of samples of each weight file: milliseconds at any size."""
-    prints = []
-    for file in weight_files(folder):
-        sha, size = hashlib.sha256(), file.stat().st_size
-        with file.open("rb") as stream:
-            for part in range(16):
-                stream.seek(max(0, size - _SAMPLE) * part // 15)
-                sha.update(stream.read(_SAMPLE))
-        prints.append((size, sha.hexdigest()))
-    return prints
-
-
-def read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: name to dtype, shape and data_offsets.
-
-    Raises:
-        ValueError: it is cut off, or no safetensors file.
-        OSError: it cannot be read.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError("it is empty or cut off")
-        try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            end = max(entry["data_offsets"][1] for entry in header.values())
-            shapes = [list(entry["shape"]) for entry in header.values()]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise ValueError("its header is damaged") from None
-    if size != 8 + length + end or not shapes:
-        raise ValueError(f"it has {size} bytes instead of {8 + length + end}")
-    found: dict[str, Any] = header
-    return found
-
-
-def shapes_of(folder: Path) -> dict[str, list[int]]:
-    """Shape of each tensor of a model, from the headers of its files.
-
-    Raises:
-        UsageError: a file is damaged.
-    """
-    shapes: dict[str, list[int]] = {}
-    for file in weight_files(folder):
-        try:
-            shapes |= {name: entry["shape"] for name, entry in read_header(file).items()}
-        except ValueError as error:
-            raise UsageError(f"{file} is damaged: {error}.", "Fetch the model again.") from None
-    return shapes
-
-
-def _misfit(adapter: Path, base: Path) -> str:
-    """The first layer of an adapter that the base lacks or has in another shape; else empty."""
-    shapes, header = shapes_of(base), read_header(adapter / WEIGHTS)
-    layers = [
-        name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-        for name in header
-        if name.endswith(".lora_A.weight")
-    ]
-    known = [layer for layer in layers if f"{layer}.weight" in shapes]
-    numbered = [layer for layer in layers if re.search(r"\.\d+\.", layer)]
-    strangers = [layer for layer in numbered if f"{layer}.weight" not in shapes]
-    if known and strangers:  # if all are: some models name their layers otherwise in memory
-        return f"it has no {strangers[0]}"
-    for layer in known:
-        wanted = _adapted_shape(header, layer)
-        weight = shapes[f"{layer}.weight"]
-        if wanted and len(weight) == 2 and weight not in (wanted, wanted[::-1]):
-            return f"{layer} is {weight} in the base and {wanted} in the adapter"
-    return ""
-
-
-def _adapted_shape(header: Mapping[str, Any], layer: str) -> list[int] | None:
-    a, b = (header.get(f"{PREFIX}{layer}.lora_{part}.weight") for part in "AB")
-    if a is None or b is None or len(a["shape"]) != 2:
-        return None
-    return [b["shape"][0], a["shape"][1]]

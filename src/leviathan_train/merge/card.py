@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,9 +52,9 @@ def render(record: Mapping[str, Any], settings: Mapping[str, Any], base: Path) -
     name = str(record["base"]["name"])
     title = Path(str(record["path"])).name
     sections = [
-        _metadata(settings, name, base),
+        f"---\n{_metadata(settings, name, base)}\n---",
         f"# {title}",
-        f"{_shown(name)} with the adapter {record['adapter']['name']} of the run"
+        f"{_shown(name)} with {record['adapter']['name']} of the run"
         f" `{record['run']}` merged into it. It needs no adapter and no quantisation to load:",
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -71,41 +70,41 @@ def render(record: Mapping[str, Any], settings: Mapping[str, Any], base: Path) -
         "## Merge",
         _precision(record),
         _proof(record["proof"]),
-        f"Merged {time.strftime('%Y-%m-%d', time.gmtime(record['time']))} by Axolotl's merge under"
-        " leviathan-train; hashes and versions are in `leviathan_merge.json`.",
+        f"Merged {time.strftime('%Y-%m-%d', time.gmtime(record['time']))} by leviathan-train;"
+        " hashes and versions are in `leviathan_merge.json`.",
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _metadata(settings: Mapping[str, Any], base_name: str, base: Path) -> str:
     """The YAML block that the hub reads."""
-    import yaml
+    from huggingface_hub import ModelCardData  # a second; only a merge needs it
 
-    values: dict[str, Any] = {}
-    if not is_local(base_name):
-        values |= {"base_model": base_name, "base_model_relation": "finetune"}
-    values |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    values["tags"] = ["axolotl", str(settings.get("adapter") or "lora"), "merged"]
-    if found := [str(entry["path"]) for entry in _entries(settings) if _on_hub(entry)]:
-        values["datasets"] = found
-    values |= _licence(base)
-    return f"---\n{yaml.safe_dump(values, sort_keys=False).strip()}\n---"
+    local = is_local(base_name)
+    found: str = ModelCardData(
+        base_model=None if local else base_name,
+        base_model_relation=None if local else "finetune",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["axolotl", str(settings.get("adapter") or "lora"), "merged"],
+        datasets=[str(entry["path"]) for entry in _entries(settings) if _on_hub(entry)] or None,
+        **_licence(base),
+    ).to_yaml()
+    return found
 
 
 def _licence(base: Path) -> dict[str, Any]:
     """The licence that the base model's own card names; it binds what is made from it."""
-    import yaml
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     try:
-        match = re.match(r"---\n(.*?)\n---", (base / "README.md").read_text("utf-8"), re.DOTALL)
-        values = yaml.safe_load(match[1]) if match else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        text = (base / "README.md").read_text("utf-8")
+        card: Any = ModelCard(text, ignore_metadata_errors=True)
+        data = card.data.to_dict()
+    except (OSError, ValueError, TypeError, YAMLError):  # a stranger's card does not matter
         return {}
-    if not isinstance(values, dict):
-        return {}
-    return {
-        key: values[key] for key in ("license", "license_name", "license_link") if key in values
-    }
+    return {key: data[key] for key in ("license", "license_name", "license_link") if key in data}
 
 
 def _entries(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -148,18 +147,17 @@ def _precision(record: Mapping[str, Any]) -> str:
 
 
 def _proof(proof: Mapping[str, Any]) -> str:
-    if not proof.get("weights"):
-        return "The result was not compared with base and adapter."
-    weights = proof["weights"]
-    text = (
-        f"Re-read and compared with base and adapter as peft computes them:"
-        f" {weights['compared']} of {weights['tensors']} tensors,"
-        f" largest difference {weights['max_difference']:.2g}."
-    )
+    text = ""
+    if weights := proof.get("weights"):
+        text = (
+            f"{weights['adapted']} of {weights['tensors']} tensors were changed by the adapter, by"
+            " the delta that peft computes. The files were read again from the disk and are what"
+            " was written."
+        )
     if logits := proof.get("logits"):
         text += (
-            f" Logits over {logits['tokens']} tokens: largest difference"
-            f" {logits['max_difference']:.2g}, most likely token the same at"
+            f" Logits over {logits['tokens']} tokens beside those of base and adapter: largest"
+            f" difference {logits['max_difference']:.2g}, most likely token the same at"
             f" {100 * logits['agreement']:.4g}%."
         )
     return text

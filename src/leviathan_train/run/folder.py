@@ -18,7 +18,6 @@ The command line and the trainer meet only here, through files in the run's fold
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from leviathan_train.run.records import PROTOCOL, Launch
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
+from leviathan_train.system.locks import locked
 from leviathan_train.system.processes import Process
 
 TRAINING_ROOT = Path("work/training")
@@ -118,9 +118,7 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for the moment of opening a session; the kernel frees it at death."""
-        self.records.mkdir(parents=True, exist_ok=True)
-        with (self.records / "lock").open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(self.records / "lock"):
             yield
 
     def open_session(self, launch: Launch, role: str = "cli") -> Session:

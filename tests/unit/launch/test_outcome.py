@@ -8,6 +8,7 @@ import pytest
 
 from leviathan_train.launch import outcome
 from leviathan_train.run.folder import Run
+from leviathan_train.run.log import cause_in
 from leviathan_train.run.records import Cause, End, Ending
 from support import shapes
 
@@ -62,7 +63,7 @@ def test_the_last_error_of_a_log_is_the_cause(
 ) -> None:
     path = tmp_path / "log"
     path.write_text(log)
-    told, found = outcome.cause_in(path)
+    told, found = cause_in(path)
     assert why in told and "\n" not in told
     assert found == cause
 
