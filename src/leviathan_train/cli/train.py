@@ -21,7 +21,7 @@ from leviathan_train.config import load as config
 from leviathan_train.config import requirements as needs
 from leviathan_train.config.changes import Change
 from leviathan_train.config.load import Config
-from leviathan_train.errors import DONE, Declined, UsageError
+from leviathan_train.errors import DONE, Declined, LeviathanError, UsageError
 from leviathan_train.launch import follow as launch
 from leviathan_train.launch import outcome as ending
 from leviathan_train.launch import resume
@@ -159,12 +159,11 @@ class Starter:
         """Check what needs no look into the run.
 
         Raises:
-            UsageError: an input or a package is missing, or a key is unknown.
+            UsageError: an input or a package is missing, or a key or value is wrong.
             LeviathanError: the run is training already.
         """
         config.check_inputs(self.config)
-        for line in unknown_keys(self.config, pass_all=self._yes):
-            self.screen.line(f"⚠️  {line}")
+        faulty_keys(self.config, self.screen, pass_all=self._yes)
         needs.require_gpu(self.config, has_gpu=launch.has_gpu())
         launch.check_packages()
         if session := self.run.live_session():
@@ -299,22 +298,32 @@ class Starter:
         return answer == "anew"
 
 
-def unknown_keys(cfg: Config, *, pass_all: bool) -> list[str]:
-    """What to warn of: keys that Axolotl would drop without a word, and that may pass.
+def faulty_keys(cfg: Config, screen: Screen, *, pass_all: bool) -> None:
+    """Refuse what is wrong with the config's keys and values, or warn of what may pass.
 
     Args:
-        pass_all: let all of them pass; otherwise only those that a plugin may know.
+        pass_all: let pass whatever may; otherwise only keys that a plugin may know.
 
     Raises:
-        UsageError: naming the first one that may not pass, and the key that was meant.
+        UsageError: naming the first one that may not pass, and what was meant.
     """
-    unknown = keys.unknown_keys(cfg)
-    refused = [] if pass_all else [item for item in unknown if not item.maybe_of_plugin]
+    try:
+        found = keys.problems(cfg, screen.line)
+    except LeviathanError as error:  # Axolotl itself will judge them
+        screen.line(f"⚠️  {error.message}")
+        return
+    refused = [
+        problem
+        for problem in found
+        if problem.kind is not keys.Kind.MAYBE_OF_PLUGIN and not (pass_all and problem.may_pass)
+    ]
     if refused:
         more = f" ({len(refused) - 1} more: leviathan check)" if len(refused) > 1 else ""
         first = refused[0]
-        raise UsageError(f"{first.message}{more}", f"{first.hint} Or let it pass with:  --yes")
-    return [item.message for item in unknown]
+        to_pass = " Or let it pass with:  --yes" if first.may_pass else ""
+        raise UsageError(f"{first.message}{more}", f"{first.hint}{to_pass}")
+    for problem in found:
+        screen.line(f"⚠️  {problem.message}")
 
 
 def _deadline(until: str | None, for_: str | None) -> float | None:

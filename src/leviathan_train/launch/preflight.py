@@ -138,18 +138,16 @@ def _inputs(config: Config) -> Iterator[Finding]:
 
 
 def _keys(config: Config) -> Iterator[Finding]:
-    unknown = keys.unknown_keys(config)
-    for key in unknown:
-        yield Finding("warning" if key.maybe_of_plugin else "error", "keys", key.message, key.hint)
-    for name, line in keys.duplicate_keys(config.path):
-        yield Finding(
-            "warning",
-            "keys",
-            f"{config.path}, line {line}: key {name} is given twice; only this one counts.",
-            "Take one of them out.",
-        )
-    if not unknown:
-        yield Finding("ok", "keys", "Axolotl knows every key.")
+    try:
+        found = keys.problems(config)
+    except LeviathanError as error:
+        yield Finding("warning", "keys", error.message, error.hint)
+        return
+    for problem in found:
+        maybe = problem.kind is keys.Kind.MAYBE_OF_PLUGIN
+        yield Finding("warning" if maybe else "error", "keys", problem.message, problem.hint)
+    if not found:
+        yield Finding("ok", "keys", "Axolotl knows every key, and no value is of a wrong kind.")
 
 
 def _resume(
