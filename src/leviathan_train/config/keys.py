@@ -1,22 +1,17 @@
-"""The keys of a config that Axolotl does not know, and would drop without a word.
-
-What Axolotl knows lies in `axolotl_keys.json`, made from its schema by
-`scripts/generate_keys.py`: importing the schema itself takes seconds.
-"""
+"""The keys and values of a config that Axolotl would drop silently or refuse."""
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from enum import Enum
 from typing import Any
 
-from leviathan_train.config.load import PLUGIN, Config, nearest
-
-OURS = frozenset({"leviathan_save_minutes", "leviathan_keep_best", "leviathan_keep_every"})
+from leviathan_train.config import schema as schemas
+from leviathan_train.config.load import Config, nearest
+from leviathan_train.config.places import KeyPath, Places, places, shown
+from leviathan_train.config.schema import Node, Schema
+from leviathan_train.config.values import wrong_values
 
 # What other trainers call it; the spelling alone would suggest something else.
 _FOREIGN = {
@@ -44,208 +39,157 @@ _FOREIGN = {
     "train_on_split": "split",
 }
 
-KeyPath = tuple[str | int, ...]
+
+class Kind(Enum):
+    """What is wrong with a key."""
+
+    UNKNOWN = "unknown"
+    MAYBE_OF_PLUGIN = "maybe of a plugin"
+    TWICE = "twice"
+    VALUE = "value"
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """A key that Axolotl drops.
+class Problem:
+    """A key that would not do what its writer means.
 
     Attributes:
         path: the key with its parents, e.g. `datasets[0].pathh`.
-        where: the file with the line, or `--set`.
-        nearest: the known name that was probably meant, with its parents.
         line: where it stands in the file, from 1; None for one given by `--set`.
-        plugin: the plugin of Axolotl that knows the key and is not named in the config.
-        maybe_of_plugin: a plugin of others is named, and the key may be one of its own.
+        message: what is wrong and where, in one line.
+        hint: what to do about it, in one line.
+        may_pass: the training can go on all the same, if its owner says so.
+        nearest: the known name that was probably meant, with its parents.
     """
 
+    kind: Kind
     path: str
-    where: str
-    nearest: str | None
     line: int | None
-    plugin: str | None = None
-    maybe_of_plugin: bool = False
-
-    @property
-    def message(self) -> str:
-        """What is wrong and where, in one line."""
-        if self.plugin:
-            why = "would be dropped: the plugin that knows it is not named"
-        elif self.maybe_of_plugin:
-            why = "is unknown to Axolotl, unless one of the plugins brings it"
-        else:
-            why = "is unknown to Axolotl, which drops it without a word"
-        return f"{self.where}: key {self.path} {why}."
-
-    @property
-    def hint(self) -> str:
-        """What to do about it, in one line."""
-        if self.plugin:
-            return f"Add to plugins:  {self.plugin}"
-        return f"Did you mean {self.nearest}?" if self.nearest else "Correct it, or take it out."
+    message: str
+    hint: str
+    may_pass: bool = True
+    nearest: str | None = None
 
 
-def unknown_keys(config: Config) -> list[Unknown]:
-    """Every key that Axolotl would drop, in the file's order, then those given by `--set`.
+def problems(config: Config, tell: Callable[[str], None] = lambda line: None) -> list[Problem]:
+    """Everything that is wrong with the keys, in the file's order, then what `--set` gave.
 
-    Takes some milliseconds; Axolotl is not imported.
+    Takes some milliseconds once Axolotl has been asked what it knows (see `config/schema.py`).
+
+    Args:
+        tell: called with one line before some seconds are spent on asking.
+
+    Raises:
+        LeviathanError: Axolotl cannot be asked.
     """
-    core, bundled = _known()
-    named = {_folder(name) for name in config.plugins}
-    strangers = bool(named - set(bundled) - {_folder(PLUGIN)})
-    known = core.union(OURS, *(bundled[folder].keys for folder in named & set(bundled)))
-    dropped = list(_dropped(config.values, _tree(known), ()))
-    lines = dict(_marks(config.path)) if dropped else {}
-    found = []
-    for path in dropped:
+    schema = schemas.ask(config.plugins, tell)
+    at = places(config.path)
+    found = [*_unknown(config, schema, at), *_twice(config, at), *_wrong(config, schema, at)]
+    return sorted(found, key=lambda problem: (problem.line is None, problem.line or 0))
+
+
+def _unknown(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:
+    """The keys that Axolotl would drop."""
+    for path in _dropped(config.values, schema.keys):
         top = len(path) == 1
-        owner = next((other.name for other in bundled.values() if path[0] in other.keys), None)
-        given = _is_override(config, path)
-        line = None if given else lines.get(path)
-        found.append(
-            Unknown(
-                path=_shown(path),
-                where="--set" if given else f"{config.path}" + (f", line {line}" if line else ""),
-                nearest=None if top and owner else _meant(path, known),
-                line=line,
-                plugin=owner if top else None,
-                maybe_of_plugin=top and owner is None and strangers,
-            )
+        owner = next((plugin.name for plugin in schema.others if path[0] in plugin.keys), None)
+        meant = None if top and owner else _meant(path, schema.keys)
+        kind, why = Kind.UNKNOWN, "is unknown to Axolotl, which drops it silently"
+        hint = f"Did you mean {meant}?" if meant else "Correct it, or remove it."
+        if top and owner:
+            why = "would be dropped: the plugin that knows it is not named"
+            hint = f"Add to plugins:  {owner}"
+        elif top and schema.has_failed_plugins:
+            why = "is unknown to Axolotl, unless one of the plugins brings it"
+            kind = Kind.MAYBE_OF_PLUGIN
+        where, line = _place(config, at, path)
+        message = f"{where}: key {shown(path)} {why}."
+        yield Problem(kind, shown(path), line, message, hint, nearest=meant)
+
+
+def _twice(config: Config, at: Places) -> Iterator[Problem]:
+    """The keys that the file gives more than once: only the last counts."""
+    for path, lines in at.twice.items():
+        numbers = f"{', '.join(map(str, lines[:-1]))} and {lines[-1]}"
+        message = f"{config.path}, lines {numbers}: key {shown(path)} is given more than once;"
+        yield Problem(
+            Kind.TWICE,
+            shown(path),
+            lines[-1],
+            f"{message} only the last one counts.",
+            "Remove all but one.",
         )
-    return sorted(found, key=lambda item: (item.line is None, item.line or 0))
 
 
-def duplicate_keys(path: Path) -> list[tuple[str, int]]:
-    """Keys that a YAML file gives more than once, with the line of the last: only that counts."""
-    seen: set[KeyPath] = set()
-    found = []
-    for key, line in _marks(path):
-        if key in seen:
-            found.append((_shown(key), line))
-        seen.add(key)
-    return found
+def _wrong(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:
+    """The values that would be refused."""
+    for wrong in wrong_values(config.values, schema):
+        where, line = _place(config, at, wrong.path)
+        passes = not (wrong.is_certain and schema.is_complete)
+        yield Problem(
+            Kind.VALUE, shown(wrong.path), line, f"{where}: {wrong.text}.", wrong.hint, passes
+        )
 
 
-@dataclass(frozen=True)
-class _Bundled:
-    """A plugin that comes with Axolotl: its full name, and the keys it adds."""
-
-    name: str
-    keys: frozenset[str]
-
-
-@functools.cache
-def _known() -> tuple[frozenset[str], dict[str, _Bundled]]:
-    """The core's paths, and each bundled plugin by its folder."""
-    file = resources.files("leviathan_train.config").joinpath("axolotl_keys.json")
-    text = file.read_text("utf-8")
-    document = json.loads(text)
-    plugins = {
-        folder: _Bundled(entry["name"], frozenset(entry["keys"]))
-        for folder, entry in document["plugins"].items()
-    }
-    return frozenset(document["keys"]), plugins
+def _place(config: Config, at: Places, path: KeyPath) -> tuple[str, int | None]:
+    """Where a key was given, and its line in the file."""
+    names = [str(part) for part in path]
+    for key in config.overrides:
+        if names[: key.count(".") + 1] == key.split("."):
+            return "--set", None
+    line = at.line_of(path)
+    return f"{config.path}" + (f", line {line}" if line else ""), line
 
 
-def _folder(plugin: str) -> str:
-    """The folder below axolotl.integrations of a plugin; for one of others its whole name.
-
-    Axolotl also takes `liger.LigerPlugin` (axolotl 0.19, integrations/base.py, `load_plugin`).
-    """
-    first = plugin.removeprefix("axolotl.integrations.").split(".")[0]
-    return first if first in _known()[1] else plugin
-
-
-@functools.cache
-def _tree(paths: frozenset[str]) -> dict[str, Any]:
-    """Nested names of the paths; `*` where any key may stand. `[]` is not kept apart."""
-    tree: dict[str, Any] = {}
-    for path in paths:
-        node = tree
-        for part in path.replace("[]", "").split("."):
-            node = node.setdefault(part, {})
-    return tree
+def _dropped(values: Mapping[str, Any], keys: Mapping[str, Node]) -> Iterator[KeyPath]:
+    """The paths that the schema lacks; nothing below an unknown key is looked at."""
+    for key, value in values.items():
+        if key in keys:
+            yield from _dropped_below(value, [keys[key]], (key,))
+        else:
+            yield (key,)
 
 
-def _dropped(value: Any, tree: Mapping[str, Any], path: KeyPath) -> Iterator[KeyPath]:
-    """The paths in `value` that `tree` lacks; nothing below an unknown key is looked at."""
+def _dropped_below(value: Any, nodes: Sequence[Node], path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _dropped(item, tree, (*path, index))
-    if not isinstance(value, Mapping) or "*" in tree:
+            yield from _dropped_below(item, nodes, (*path, index))
+    if not isinstance(value, Mapping):
+        return
+    known, free = _fields(nodes)
+    if free or not known:  # without any keys of its own, it is a value of the wrong kind
         return
     for key, item in value.items():
-        node = tree.get(str(key))
-        if node is None:
+        if str(key) in known:
+            yield from _dropped_below(item, known[str(key)], (*path, str(key)))
+        else:
             yield (*path, str(key))
-        elif node:
-            yield from _dropped(item, node, (*path, str(key)))
 
 
-def _meant(path: KeyPath, known: Iterable[str]) -> str | None:
+def _fields(nodes: Sequence[Node]) -> tuple[dict[str, list[Node]], bool]:
+    """Keys and freedom of several types together, as of the branches of a union."""
+    return schemas.fields({"type": "union", "choices": nodes})
+
+
+def _meant(path: KeyPath, keys: Mapping[str, Node]) -> str | None:
     """The known key that an unknown one was probably meant to be, as it would be written."""
     name = str(path[-1])
-    shown = _shown(path)
-    parent = shown[: -len(name)]
-    family = ".".join(str(part) for part in path[:-1] if isinstance(part, str))
-    siblings = set()
-    elsewhere = []
-    for key in known:
-        above, _, last = key.replace("[]", "").rpartition(".")
-        if last == "*":
-            continue
-        if above == family:
-            siblings.add(last)
-        elif last == name:
-            elsewhere.append(key)
+    siblings: Mapping[str, Any] = keys
+    for part in path[:-1]:
+        if isinstance(part, str):
+            nodes = siblings[part]
+            siblings = _fields(nodes if isinstance(nodes, list) else [nodes])[0]
+    parent = shown(path)[: -len(name)]
     if _FOREIGN.get(name) in siblings:
         return parent + _FOREIGN[name]
-    close = nearest(name, sorted(siblings))
-    if close:
+    if close := nearest(name, sorted(siblings)):
         return parent + close
+    elsewhere = [*([name] if name in keys else []), *_named_below(name, keys)]
     return min(elsewhere, key=lambda key: (len(key), key), default=None)
 
 
-def _is_override(config: Config, path: KeyPath) -> bool:
-    """Whether `--set` gave the key, itself or by one of its parents."""
-    names = [str(part) for part in path]
-    return any(
-        names[: len(parts)] == parts for key in config.overrides if (parts := key.split("."))
-    )
-
-
-def _shown(path: KeyPath) -> str:
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += f".{part}" if text else part
-    return text
-
-
-def _marks(path: Path) -> list[tuple[KeyPath, int]]:
-    """Path and line (from 1) of each key in a YAML file; none if it cannot be read."""
-    import yaml
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return []
-    found: list[tuple[KeyPath, int]] = []
-
-    def walk(node: Any, above: KeyPath) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                here = (*above, str(key.value))
-                found.append((here, key.start_mark.line + 1))
-                walk(value, here)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                walk(value, (*above, index))
-
-    if root is not None:
-        walk(root, ())
-    return found
+def _named_below(name: str, keys: Mapping[str, Node]) -> Iterator[str]:
+    """Where else a key of this name may stand, one level down."""
+    for key, node in keys.items():
+        if name in schemas.fields(node)[0]:
+            yield f"{key}[].{name}" if schemas.holds_list(node) else f"{key}.{name}"

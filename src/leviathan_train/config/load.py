@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leviathan_train.config.places import broken_at
 from leviathan_train.errors import UsageError
 
 PLUGIN = "leviathan_train.plugin.LeviathanPlugin"
@@ -86,8 +87,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     try:
         values = yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        place = broken_at(error)
+        where = f", line {place[0]}, column {place[1]}" if place else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UsageError(f"{path}{where}: not valid YAML: {problem}.", "Fix that line.") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -61,7 +61,7 @@ def validate(
         errors += [
             f"plugins: {name} cannot be imported"
             for name in values.get("plugins") or []
-            if name not in loaded
+            if name.replace(":", ".") not in loaded  # 0.21 takes both and keeps the dotted name
         ]
         if not errors:
             validate_config(cfg, dict(capabilities or here), environment)

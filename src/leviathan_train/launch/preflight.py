@@ -195,19 +195,18 @@ def _inputs(config: Config) -> Iterator[Finding]:
 
 
 def _keys(config: Config) -> Iterator[Finding]:
-    unknown = keys.unknown_keys(config)
-    for key in unknown:
-        level = Level.WARNING if key.maybe_of_plugin else Level.ERROR
-        yield Finding(level, Topic.KEYS, key.message, key.hint)
-    for name, line in keys.duplicate_keys(config.path):
-        yield Finding(
-            Level.WARNING,
-            Topic.KEYS,
-            f"{config.path}, line {line}: key {name} is given twice; only this one counts.",
-            "Remove one of them.",
-        )
-    if not unknown:
-        yield _ok(Topic.KEYS, "Axolotl knows every key.")
+    try:
+        found = keys.problems(config)
+    except LeviathanError as error:
+        yield Finding(Level.WARNING, Topic.KEYS, error.message, error.hint)
+        return
+    for problem in found:
+        maybe = problem.kind is keys.Kind.MAYBE_OF_PLUGIN
+        level = Level.WARNING if maybe else Level.ERROR
+        topic = Topic.KEYS if problem.may_pass else Topic.SCHEMA
+        yield Finding(level, topic, problem.message, problem.hint)
+    if not found:
+        yield _ok(Topic.KEYS, "Axolotl knows every key, and no value is of a wrong kind.")
 
 
 def _resume(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
-from pydantic import BaseModel, Field
 
 from leviathan_train.config.effects import NOT_SETTINGS
 from leviathan_train.config.inputs import input_facts
@@ -29,23 +28,6 @@ from leviathan_train.trainer.process import TrainerProcess
 from leviathan_train.trainer.ranks import Ranks, know_cpu_ranks
 from leviathan_train.trainer.workers import keep_workers
 from leviathan_train.trainer.writer import CheckpointWriter
-
-
-class LeviathanArgs(BaseModel):
-    """Our own keys in the YAML."""
-
-    leviathan_save_minutes: float | None = Field(
-        default=None,
-        gt=0,
-        description="Also save when this many minutes passed since the last save.",
-    )
-    leviathan_keep_best: bool | None = Field(
-        default=None,
-        description="Keep the best checkpoint besides save_total_limit (default true).",
-    )
-    leviathan_keep_every: int | None = Field(
-        default=None, ge=1, description="Keep each checkpoint whose step is a multiple of this."
-    )
 
 
 class LeviathanPlugin(BasePlugin):

@@ -86,3 +86,10 @@ def test_remote_data_is_not_looked_for_here(
 ) -> None:
     path = make_config(tmp_path, datasets=[{"path": remote, "type": "alpaca"}])
     check_inputs(load_config(path))
+
+
+def test_a_quote_that_is_never_closed_is_reported_where_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text('output_dir: run\nbase_model: "model\nadapter: lora\nlora_r: 8\n')
+    with pytest.raises(UsageError, match="line 2, column 13"):
+        load_config(path)

@@ -78,10 +78,17 @@ def test_unknown_and_doubled_keys_are_told_with_their_line(plain: Path) -> None:
     lines = plain.read_text().splitlines()
     plain.write_text("\n".join([*lines, "lora_rr: 1", "lora_r: 8", ""]))
     unknown, doubled = bad(look(plain), "keys")
-    assert (unknown.level, doubled.level) == ("error", "warning")
+    assert (unknown.level, doubled.level) == ("error", "error")
     assert f"line {len(lines) + 1}: key lora_rr" in unknown.message
     assert "lora_r" in str(unknown.hint)
-    assert f"line {len(lines) + 2}: key lora_r " in doubled.message
+    assert f" and {len(lines) + 2}: key lora_r " in doubled.message
+
+
+def test_a_value_of_a_wrong_kind_is_an_error_with_its_line(plain: Path) -> None:
+    plain.write_text(plain.read_text().replace("lora_alpha: 16", "lora_alpha: many"))
+    (wrong,) = bad(look(plain), "keys")
+    assert wrong.level == "error"
+    assert ": lora_alpha: many should be a valid integer" in wrong.message
 
 
 def test_a_key_that_a_foreign_plugin_may_know_is_a_warning(plain: Path) -> None:

@@ -1,0 +1,26 @@
+"""Our own keys in the YAML, as the pydantic model that Axolotl merges into its schema.
+
+Imported by the trainer and by the job that lists the known keys; the command line stays
+without pydantic's models.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class LeviathanArgs(BaseModel):
+    """What `LeviathanPlugin.get_input_args` names."""
+
+    leviathan_save_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="Also save when this many minutes passed since the last save.",
+    )
+    leviathan_keep_best: bool | None = Field(
+        default=None,
+        description="Keep the best checkpoint besides save_total_limit (default true).",
+    )
+    leviathan_keep_every: int | None = Field(
+        default=None, ge=1, description="Keep each checkpoint whose step is a multiple of this."
+    )
