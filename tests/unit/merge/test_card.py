@@ -73,4 +73,4 @@ def test_a_base_with_any_card_or_none_is_merged(tmp_path: Path, content: str) ->
     data = ModelCard(text).data.to_dict()
     assert "license" not in data
     assert "base_model" not in data
-    assert "`base` with the adapter" in text
+    assert "`base` with checkpoint-7 of the run" in text
