@@ -49,8 +49,8 @@ DOCUMENTED = {
 }
 """The modules that their libraries document for others; every other one may move at any time."""
 
-KEYS_OF_FILES = {"_name_or_path"}
-"""Keys of a model's config.json: strings with an underscore that are no names of Python."""
+KEYS_OF_FILES = {"_name_or_path", "_synthetic"}
+"""Words of model configs and YAML files that look like private names of Python."""
 
 
 def parse(name: str) -> ast.Module:

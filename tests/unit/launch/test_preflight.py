@@ -86,7 +86,7 @@ def test_unknown_and_doubled_keys_are_told_with_their_line(plain: Path) -> None:
 
 def test_a_value_of_a_wrong_kind_is_an_error_with_its_line(plain: Path) -> None:
     plain.write_text(plain.read_text().replace("lora_alpha: 16", "lora_alpha: many"))
-    (wrong,) = bad(look(plain), "keys")
+    (wrong,) = bad(look(plain), "schema")
     assert wrong.level == "error"
     assert ": lora_alpha: many should be a valid integer" in wrong.message
 

@@ -236,7 +236,7 @@ def test_warnings_are_told_and_an_unknown_key_is_accepted_only_with_yes(config: 
     person = Scripted()
     Starter(spoilt, options(yes=True), person).check()
     assert [line for line in person.heard if "lora_rr" in line]
-    assert [line for line in person.heard if "lora_r is given twice" in line]
+    assert [line for line in person.heard if "lora_r is given more than once" in line]
 
 
 def test_a_run_that_is_training_is_not_started_again(config: Config) -> None:
