@@ -100,6 +100,7 @@ class LeviathanPlugin(BasePlugin):
         process = self._begin(cfg)
         know_cpu_ranks()
         upstream.keep_signals(trainer)
+        upstream.keep_4bit_weights(trainer)
         other_callbacks.quiet_progress(trainer)
         keep_workers(trainer)
         make_order_repeatable(trainer)

@@ -144,6 +144,17 @@ def keep_signals(trainer: TrainerLike) -> None:
     axolotl.train.setup_signal_handler = lambda cfg, model: None
 
 
+def keep_4bit_weights(trainer: TrainerLike) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew for an evaluation on a CPU.
+
+    Where the CPU has avx512_bf16, `Linear4bit.forward` does so without gradients, and the way
+    back is not exact: an evaluation would change what is trained.
+    """
+    for module in trainer.model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def config_of_log_record(message: Any) -> str | None:
     """The JSON of the config, if a log record of `axolotl.cli.config` holds Axolotl's dump."""
     if isinstance(message, str) and message.startswith("config:"):
