@@ -41,7 +41,7 @@ def is_stale(cfg: Any, config: Config) -> bool:
 
 
 def discard_half_prepared(cfg: Any) -> None:
-    """Remove tokenised rows that a kill left half-written, so that they are made anew.
+    """Remove tokenised rows that a kill left half-written, so that they are rebuilt.
 
     `save_to_disk` writes `state.json` last; Axolotl (utils/data/shared.py,
     `load_preprocessed_dataset`) takes any folder that is not empty for a whole one. A
