@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.base_model import is_local
+from leviathan_train.config.inputs import is_data_file
 from leviathan_train.config.redact import redact
 
 _SETTINGS = (
@@ -113,7 +114,7 @@ def _entries(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _on_hub(entry: Mapping[str, Any]) -> bool:
-    return "://" not in str(entry["path"]) and not is_local(str(entry["path"]))
+    return "://" not in str(entry["path"]) and not is_data_file(str(entry["path"]))
 
 
 def _data(settings: Mapping[str, Any]) -> list[str]:
@@ -171,5 +172,11 @@ def _table(rows: Mapping[str, Any]) -> str:
     if not rows:
         return "Not known."
     return "\n".join(
-        ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+        ["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items())]
     )
+
+
+def _cell(value: Any) -> str:
+    """A value that does not break its row: module names may be a regular expression."""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")

@@ -73,8 +73,12 @@ def _parsed(text: str) -> Metrics | None:
     try:
         value = json.loads(text)
         step, at = int(value.pop("step")), value.pop("at", None)
-        numbers = {str(key): float(number) for key, number in value.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        numbers = {
+            str(key): float(number)
+            for key, number in value.items()
+            if isinstance(number, int | float)  # a newer version may log what is not
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None  # garbage, or what a full disk cut off
     return Metrics(step, at if isinstance(at, int | float) else None, numbers)
 

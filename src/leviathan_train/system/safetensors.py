@@ -29,6 +29,10 @@ class Entry:
     size: int
 
 
+_LONGEST = 100_000_000
+"""Bytes of a header that the library itself reads at most; a damaged length may say anything."""
+
+
 def read_header(file: Path) -> dict[str, Entry]:
     """The tensors of a file by name, in the order in which they lie in it.
 
@@ -41,7 +45,7 @@ def read_header(file: Path) -> dict[str, Entry]:
         raise HeaderError("is cut off" if size else "is empty")
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if length > size - 8:
+        if length > min(size - 8, _LONGEST):
             raise HeaderError("is cut off or its header is damaged")
         text = stream.read(length)
     found, end = {}, 8 + length

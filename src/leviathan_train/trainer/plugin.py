@@ -25,7 +25,7 @@ from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.overrides import restore_strings
 from leviathan_train.trainer.position import make_order_repeatable
 from leviathan_train.trainer.process import TrainerProcess
-from leviathan_train.trainer.ranks import Ranks, know_cpu_ranks
+from leviathan_train.trainer.ranks import Ranks, know_cpu_ranks, world
 from leviathan_train.trainer.workers import keep_workers
 from leviathan_train.trainer.writer import CheckpointWriter
 
@@ -64,22 +64,21 @@ class LeviathanPlugin(BasePlugin):
         return "leviathan_train.plugin.LeviathanArgs"
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Only `train` gets here without `preprocess`."""
-        if preprocess:
-            return
-        process = self._begin(cfg)
-        process.phase(Phase.DATA)
-        if process.rank == 0:
-            prepared.discard_half_prepared(cfg)
+        """Called before the rows are loaded or made, by `train` and by `preprocess`."""
         config = Config(Path(self.config_path), self.raw)
         resumed = bool(cfg.resume_from_checkpoint)
-        stale = not resumed and prepared.is_stale(cfg, config)
-        if process.session.launch.prepare_anew or stale:
-            # As `axolotl preprocess` does: the rows are rebuilt and replace the old ones.
-            self.reset_preprocess, cfg.is_preprocess = True, True
-        if process.rank == 0:
+        rebuild = not resumed and prepared.is_stale(cfg, config)
+        if not preprocess:
+            process = self._begin(cfg)
+            process.phase(Phase.DATA)
+            rebuild = rebuild or process.session.launch.prepare_anew
+            if rebuild:
+                # No rank may take old rows that rank 0 has not removed yet.
+                self.reset_preprocess, cfg.is_preprocess = True, True
+        if world()[0] == 0:
+            prepared.discard(cfg, whole_ones=rebuild)
             self.inputs = input_facts(config, prepared.sources(cfg))
-            if not resumed or self.reset_preprocess:
+            if rebuild or not resumed:
                 prepared.remember(cfg, self.inputs["data"])
 
     def pre_model_load(self, cfg: Any) -> None:

@@ -17,7 +17,7 @@ from leviathan_train.trainer import upstream
 
 
 def sources_file(cfg: Any) -> Path:
-    """Where size and time of the files behind the prepared rows are kept."""
+    """Where the facts of the files behind the prepared rows are kept."""
     return upstream.prepared_folder(cfg) / "leviathan-sources.json"
 
 
@@ -40,26 +40,40 @@ def is_stale(cfg: Any, config: Config) -> bool:
     return any(changed_data(config, sources(cfg)))
 
 
-def discard_half_prepared(cfg: Any) -> None:
-    """Remove tokenised rows that a kill left half-written, so that they are rebuilt.
+def discard(cfg: Any, *, whole_ones: bool) -> None:
+    """Remove tokenised rows that must not be used, so that they are rebuilt.
 
-    `save_to_disk` writes `state.json` last; Axolotl (utils/data/shared.py,
-    `load_preprocessed_dataset`) takes any folder that is not empty for a whole one. A
-    folder that another process is writing is protected by Axolotl's own lock.
+    A kill may have left some half-written: Axolotl (utils/data/shared.py,
+    `load_preprocessed_dataset`) takes any folder that is not empty for a whole one. Rows older
+    than their files go before they are rebuilt, since `save_to_disk` would write over them, and
+    a kill amid that would leave a mixture. Folders that another process is writing are protected
+    by Axolotl's own lock.
+
+    Args:
+        whole_ones: remove them all. One file may be behind the rows of several configs, and a
+            folder's name does not tell which.
     """
     from filelock import FileLock, Timeout
 
-    prepared = upstream.prepared_folder(cfg)
-    if not prepared.is_dir():
+    folder = upstream.prepared_folder(cfg)
+    if not folder.is_dir():
         return
     try:
-        with FileLock(upstream.prepared_lock(prepared), timeout=0):
-            for folder in prepared.iterdir():
-                if not re.fullmatch(r"[0-9a-f]{32}", folder.name) or not folder.is_dir():
-                    continue
-                if not any(
-                    (folder / name).exists() for name in ("state.json", "dataset_dict.json")
-                ):
-                    shutil.rmtree(folder)
+        with FileLock(upstream.prepared_lock(folder), timeout=0):
+            for rows in folder.iterdir():
+                named_by_hash = re.fullmatch(r"[0-9a-f]{32}", rows.name) and rows.is_dir()
+                if named_by_hash and (whole_ones or not _is_whole(rows)):
+                    shutil.rmtree(rows)
     except Timeout:
         return
+
+
+def _is_whole(rows: Path) -> bool:
+    """Whether `save_to_disk` came to its end (datasets, arrow_dataset.py and dataset_dict.py).
+
+    Of one data set `dataset_info.json` is written last; of several, each lies in a folder.
+    """
+    splits = read_json(rows / "dataset_dict.json")
+    if isinstance(splits, dict):
+        return all(_is_whole(rows / str(name)) for name in splits.get("splits") or ())
+    return all((rows / name).is_file() for name in ("state.json", "dataset_info.json"))

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from leviathan_train.system.processes import Process
 from leviathan_train.trainer import upstream
 from leviathan_train.trainer.protocol import TrainerLike
 
@@ -23,14 +24,14 @@ def keep_workers(trainer: TrainerLike) -> None:
     trainer itself still ends them. A worker whose queue is full would outlive a trainer that
     was killed, for good (`Queue._finalize_join`): the kernel ends it with its parent.
     """
-    upstream.wrap_worker_init(trainer, lambda original: partial(_begin, os.getpid(), original))
+    upstream.wrap_worker_init(trainer, lambda original: partial(_begin, Process.of(), original))
 
 
-def _begin(trainer: int, original: Callable[[int], None] | None, number: int) -> None:
+def _begin(trainer: Process, original: Callable[[int], None] | None, number: int) -> None:
     """Called in the worker, after torch has set its handlers.
 
-    Under forkserver (the default of Python 3.14) the parent is the server, and the kernel
-    would watch that one: the thread below watches the trainer itself.
+    The kernel watches the thread that started the worker: the trainer's main thread, or under
+    forkserver (the default of Python 3.14) the server. `_follow` watches the trainer itself.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -39,20 +40,10 @@ def _begin(trainer: int, original: Callable[[int], None] | None, number: int) ->
         original(number)
 
 
-def _follow(trainer: int) -> None:
+def _follow(trainer: Process) -> None:
     """End this worker when the trainer says so, or when the trainer is gone."""
-    while _alive(trainer):
+    while trainer.alive():
         heard = signal.sigtimedwait({signal.SIGTERM}, 5.0)
-        if heard and heard.si_pid == trainer:
+        if heard and heard.si_pid == trainer.pid:
             os._exit(0)
     os._exit(1)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
