@@ -29,7 +29,7 @@ from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Begin, End, Launch, Request, Status
 from leviathan_train.run.session import Session
 from leviathan_train.system.gpu import Gpu
-from leviathan_train.ui.dashboard.page import Page
+from leviathan_train.ui.dashboard.draw import Page
 from leviathan_train.ui.dashboard.snapshot import Camera, Snapshot
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

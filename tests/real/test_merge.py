@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from leviathan_train.config.load import load_config
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.merge import adapters
+from leviathan_train.merge import adapters, output
 from leviathan_train.merge import plan as plans
 from leviathan_train.merge.publish import RECORD
 from leviathan_train.run.folder import Run
@@ -452,7 +452,7 @@ def test_what_is_no_merged_model_is_never_replaced(trained: Trained, tmp_path: P
 def test_a_disk_that_is_too_small_is_told_before(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "RESERVE", 1 << 60)
+    monkeypatch.setattr(output, "RESERVE", 1 << 60)
     with pytest.raises(LeviathanError, match=r"The model needs .* free"):
         plans.make_plan(trained.run, "final", tmp_path / "goal")
 
@@ -552,7 +552,7 @@ def test_a_disk_that_fills_up_keeps_the_old_model(
     disk = tmp_path / "disk"
     disk.mkdir()
     size = sum(file.stat().st_size for file in bases["shards"].iterdir())
-    size += plans.RESERVE + (1 << 20)
+    size += output.RESERVE + (1 << 20)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
     try:
         goal = disk / "m"

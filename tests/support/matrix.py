@@ -24,9 +24,8 @@ from pathlib import Path
 import yaml
 
 from leviathan_train.checkpoints import store as checkpoints
-from leviathan_train.launch.schedule import END_OF_TIME
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Cause, RequestKind
+from leviathan_train.run.records import END_OF_TIME, Cause, RequestKind
 from leviathan_train.run.session import Session
 from support.driver import (
     LEVIATHAN,

@@ -14,6 +14,7 @@ from leviathan_train.cli.prompts import confirm
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined
 from leviathan_train.merge import adapters, publish
+from leviathan_train.merge import output as targets
 from leviathan_train.merge import plan as plans
 from leviathan_train.merge.job import Progress, Proof
 from leviathan_train.run.folder import Run
@@ -70,9 +71,9 @@ def merge(
     Example:  leviathan merge leviathan_10pct_a4000 --checkpoint best
     """
     found, cfg = _find(run, choice, quiet=json)
-    goal = output or plans.MODELS / f"{found.name}-merged"
+    goal = output or targets.MODELS / f"{found.name}-merged"
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not json
-    if interactive and not yes and plans.is_model(goal):
+    if interactive and not yes and targets.is_model(goal):
         yes = confirm(f"Replace {goal}?")
         if not yes:
             raise Declined("Nothing was changed.")

@@ -10,10 +10,8 @@ from datetime import datetime, timedelta
 
 from leviathan_train.errors import UsageError
 from leviathan_train.launch.window import Window
-from leviathan_train.run.records import Cause, End, Ending
+from leviathan_train.run.records import END_OF_TIME, Cause, End, Ending
 
-END_OF_TIME = "the end of its time"
-"""How a deadline is named to people."""
 NOT_WORTH_A_RESTART = frozenset({Cause.CONFIG, Cause.UPSTREAM, Cause.PLUGIN})
 """Faults that the next start would meet again."""
 

@@ -1,32 +1,22 @@
-"""What a merge will do: which adapter, which base, how it was rounded, and where the model goes.
-
-Here it is decided whether something that is there already may be replaced.
-"""
+"""What a merge will do: which adapter, which base, how it was rounded, and where the model goes."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from leviathan_train.config.load import Config
-from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.merge import adapters
+from leviathan_train.errors import UsageError
+from leviathan_train.merge import adapters, output
 from leviathan_train.merge.adapters import Adapter
-from leviathan_train.merge.base import find_base, weight_files
+from leviathan_train.merge.base import find_base
 from leviathan_train.merge.belongs import check_belongs
 from leviathan_train.merge.job import Proof
 from leviathan_train.run.folder import Run
-from leviathan_train.system.files import folder_bytes
-from leviathan_train.system.units import size
 
 Precision = Literal["training", "full"]
-
-MODELS = Path("models")
-RESERVE = 64 << 20
-"""Bytes that must stay free besides the model: for small files, and for others."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +43,7 @@ class Plan:
     @property
     def workplace(self) -> Path:
         """The hidden folder beside the goal in which the model is written."""
-        return workplace(self.goal)
-
-
-def workplace(goal: Path) -> Path:
-    """The hidden folder beside `goal` in which a model is written."""
-    return goal.with_name(f".{goal.name}.merging")
+        return output.workplace(self.goal)
 
 
 def make_plan(
@@ -95,8 +80,8 @@ def make_plan(
     base = find_base(base_name, adapter.run, settings.get("revision_of_model"))
     check_belongs(adapter, base, base_name)
     quantised = precision == "training" and trained_in_nf4(settings)
-    check_goal(goal, {base, run.path, adapter.path}, replace=replace)
-    _check_space(goal, base, adapter)
+    output.check_goal(goal, {base, run.path, adapter.path}, replace=replace)
+    output.check_space(goal, base, adapter)
     return Plan(run, adapter, settings, base, base_name, precision, quantised, goal, prove)
 
 
@@ -143,49 +128,3 @@ def training_dtype(settings: Mapping[str, Any]) -> str:
     if bf16 and bf16 != "auto":
         return "bfloat16"
     return "float16" if half else "float32"
-
-
-def is_model(folder: Path) -> bool:
-    """Whether `folder` holds a model."""
-    return (folder / "config.json").is_file() and bool(weight_files(folder))
-
-
-def check_goal(goal: Path, precious: set[Path], *, replace: bool) -> None:
-    """Check that a model may be written to `goal`: only a merged model is ever replaced.
-
-    Args:
-        precious: folders that neither are in the goal nor are the goal.
-
-    Raises:
-        UsageError: it may not.
-    """
-    if goal.is_symlink() or (goal.exists() and not goal.is_dir()):
-        raise UsageError(f"{goal} is not a folder.", "Name another:  --output DIR")
-    if not goal.exists() or not any(goal.iterdir()):
-        return
-    here = goal.resolve()
-    kept = [path.resolve() for path in (*precious, Path.cwd())]
-    if not is_model(here) or any(here == path or here in path.parents for path in kept):
-        raise UsageError(
-            f"{goal} exists and is not a merged model: it is not replaced.",
-            "Name another folder:  --output DIR",
-        )
-    if not replace:
-        raise UsageError(
-            f"{goal} exists already.", "Replace it with:  --yes    or name another:  --output DIR"
-        )
-
-
-def _check_space(goal: Path, base: Path, adapter: Adapter) -> None:
-    folder = goal.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    # What the adapter brings whole may be larger than what it replaces.
-    files = [*weight_files(base), adapter.path / adapters.WEIGHTS]
-    needed = sum(file.stat().st_size for file in files) + RESERVE
-    free = shutil.disk_usage(folder).free + folder_bytes(workplace(goal))
-    if free < needed:
-        raise LeviathanError(
-            f"The model needs {size(needed)}, and {folder} has {size(free)} free.",
-            "Free some space there, or write it elsewhere:  --output DIR",
-        )

@@ -20,6 +20,9 @@ TERM_GRACE = 60.0
 PAUSE_GRACE = 300.0
 """Seconds that Ctrl+C and `leviathan pause` leave for them."""
 
+END_OF_TIME = "the end of its time"
+"""How a deadline is named to people, in `End.why`."""
+
 PROTOCOL = 2
 """How requests reach a trainer: 1 by `request.json` (version 0.1.0), 2 by a queue of files."""
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.records import (
+    END_OF_TIME,
     PAUSE_GRACE,
     TERM_GRACE,
     Answer,
@@ -33,38 +34,13 @@ from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process
+from leviathan_train.trainer.deadline import Deadline
 
-END_OF_TIME = "the end of its time"
 _POLL = 0.2
 _STATUS_EVERY = 1.0
 _HEARTBEAT_EVERY = 10.0
 _TOLD_ERRORS = 5
 """So many errors of the listener are written to the log; all of them are counted."""
-
-
-@dataclass
-class Deadline:
-    """The end of this session's time on the GPU, and what leaving takes. Seconds.
-
-    Attributes:
-        at: on the wall clock, since the epoch; None if there is none.
-        monotonic_at: on the clock that nobody sets, for a time that was given as a span.
-        step_seconds: longest time a step lately took.
-        save_seconds: longest time a save lately took.
-    """
-
-    at: float | None = None
-    monotonic_at: float | None = None
-    step_seconds: float = 0.0
-    save_seconds: float = 0.0
-
-    def due(self, now: float, monotonic: float) -> bool:
-        """Whether the request must go out now, for a step and a save to be done in time."""
-        # A half more than was measured, for a step that is just longer, and two seconds
-        # for the process to end.
-        lead = 1.5 * (self.step_seconds + self.save_seconds) + 2.0
-        by_wall = self.at is not None and now >= self.at - lead
-        return by_wall or (self.monotonic_at is not None and monotonic >= self.monotonic_at - lead)
 
 
 @dataclass

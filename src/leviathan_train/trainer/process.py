@@ -25,7 +25,8 @@ from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.trainer import trackers, upstream
-from leviathan_train.trainer.listener import Deadline, Listener, join
+from leviathan_train.trainer.deadline import Deadline
+from leviathan_train.trainer.listener import Listener, join
 from leviathan_train.trainer.output import Output, forgive_full_disks
 from leviathan_train.trainer.ranks import broadcast_name, world
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from leviathan_train.errors import UsageError
-from leviathan_train.merge.plan import check_goal, trained_in_nf4, training_dtype
+from leviathan_train.merge.output import check_goal
+from leviathan_train.merge.plan import trained_in_nf4, training_dtype
 
 QLORA: dict[str, Any] = {"adapter": "qlora", "load_in_4bit": True}
 

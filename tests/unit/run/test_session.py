@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leviathan_train.errors import LeviathanError, UsageError
@@ -165,6 +165,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)  # other work may share the machine
 @given(st.dictionaries(st.sampled_from(sorted(vars(Launch()))), json_values))
 def test_no_garbage_breaks_the_loader(value: dict[str, Any]) -> None:
     found = records.from_json(Launch, value)
@@ -175,6 +176,7 @@ def test_no_garbage_breaks_the_loader(value: dict[str, Any]) -> None:
         assert found.until is None or isinstance(found.until, float)
 
 
+@settings(deadline=None)  # other work may share the machine
 @given(json_values)
 def test_what_is_no_object_is_no_record(value: Any) -> None:
     found = records.from_json(Request, value)

@@ -25,7 +25,8 @@ from leviathan_train.run.records import (
     Status,
 )
 from leviathan_train.run.session import Session
-from leviathan_train.trainer.listener import Deadline, Listener
+from leviathan_train.trainer.deadline import Deadline
+from leviathan_train.trainer.listener import Listener
 
 
 class Left(Exception):
@@ -231,7 +232,8 @@ def listening(session: Session, body: str) -> subprocess.Popen[str]:
     from pathlib import Path
     from leviathan_train.run.records import Status
     from leviathan_train.run.session import Session
-    from leviathan_train.trainer.listener import Deadline, Listener
+    from leviathan_train.trainer.deadline import Deadline
+    from leviathan_train.trainer.listener import Listener
     listener = Listener(Session(Path(sys.argv[1])), 0, Status(), Deadline(), print)
     listener.may_leave = False
     listener.start()

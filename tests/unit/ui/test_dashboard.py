@@ -40,7 +40,7 @@ from leviathan_train.run.session import Session
 from leviathan_train.system.gpu import Gpu, Nvml, used_by, visible
 from leviathan_train.ui.dashboard.chart import chart, spark
 from leviathan_train.ui.dashboard.curves import Curve
-from leviathan_train.ui.dashboard.page import Page
+from leviathan_train.ui.dashboard.draw import Page
 from leviathan_train.ui.dashboard.snapshot import Camera, Snapshot
 from leviathan_train.ui.dashboard.watch import line, summary
 from support.runs import begin, begin_after, end_session, log, seal, tell

@@ -61,7 +61,7 @@ def _draw(run: Run, look_every: float) -> Activity:
         return now
     from rich.live import Live
 
-    from leviathan_train.ui.dashboard.page import Page
+    from leviathan_train.ui.dashboard.draw import Page
     from leviathan_train.ui.dashboard.snapshot import Camera
 
     screen, camera = console(), Camera(run)

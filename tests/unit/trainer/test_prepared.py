@@ -1,0 +1,74 @@
+"""Tokenised rows: which folders may be used, and which must be rebuilt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import pytest
+
+from leviathan_train.config.inputs import input_facts
+from leviathan_train.config.load import Config
+from leviathan_train.trainer import prepared
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Any:
+    return SimpleNamespace(dataset_prepared_path=str(tmp_path / "prepared"))
+
+
+def rows(cfg: Any, name: str) -> Path:
+    """A folder as Axolotl leaves it."""
+    folder = Path(cfg.dataset_prepared_path) / (name * 32)
+    datasets.Dataset.from_dict({"input_ids": [[1, 2]]}).save_to_disk(folder)
+    return folder
+
+
+@pytest.mark.parametrize("lost", ["state.json", "dataset_info.json"])
+def test_rows_that_a_kill_left_half_written_go(cfg: Any, lost: str) -> None:
+    whole, half = rows(cfg, "a"), rows(cfg, "b")
+    (half / lost).unlink()
+    prepared.discard(cfg, whole_ones=False)
+    assert whole.is_dir()
+    assert not half.exists()
+
+
+def test_of_several_splits_each_must_be_whole(cfg: Any) -> None:
+    both = datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"input_ids": [[1]]}) for name in ("train", "test")}
+    )
+    folder = Path(cfg.dataset_prepared_path) / ("c" * 32)
+    both.save_to_disk(folder)
+    prepared.discard(cfg, whole_ones=False)
+    assert folder.is_dir()
+    (folder / "test/state.json").unlink()
+    prepared.discard(cfg, whole_ones=False)
+    assert not folder.exists()
+
+
+def test_a_changed_file_makes_the_rows_of_every_config_stale(cfg: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}\n")
+    dataset = {"path": str(data), "ds_type": "json"}
+    config = Config(Path("a.yaml"), {"base_model": "m", "datasets": [dataset]})
+    of_a, of_b = rows(cfg, "a"), rows(cfg, "b")
+    prepared.remember(cfg, input_facts(config)["data"])
+    assert not prepared.is_stale(cfg, config)
+    data.write_text("{}\n{}\n")
+    assert prepared.is_stale(cfg, config)
+    # What a start does then: nothing old is left for another config that names the file.
+    prepared.discard(cfg, whole_ones=True)
+    prepared.remember(cfg, input_facts(config, prepared.sources(cfg))["data"])
+    assert not of_a.exists()
+    assert not of_b.exists()
+    assert not prepared.is_stale(cfg, config)
+
+
+def test_what_is_no_folder_of_rows_stays(cfg: Any) -> None:
+    rows(cfg, "a")
+    mine = Path(cfg.dataset_prepared_path) / "mine"
+    mine.mkdir()
+    prepared.discard(cfg, whole_ones=True)
+    assert mine.is_dir()
