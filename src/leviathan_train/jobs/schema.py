@@ -30,9 +30,10 @@ from typing import Any
 from leviathan_train.config.arguments import LeviathanArgs
 from leviathan_train.jobs.schema_types import ANY, keys_of, spellings
 
-# Read by load_cfg before validation, or set there for all to read (axolotl, cli/config.py);
-# what a config says of `plugins` and `strict` is replaced at the launch.
-READ_BY_LOAD_CFG = ("axolotl_config_path", "plugins", "strict", "use_ray")
+# Read by load_cfg before validation, or set there for all to read (axolotl, cli/config.py).
+READ_BY_LOAD_CFG = ("axolotl_config_path", "use_ray")
+# What a config says of these is replaced at the launch: Axolotl never sees it.
+REPLACED = ("plugins", "resume_from_checkpoint", "strict")
 # Put into the config by load_cfg: what a file says there is overwritten.
 NOT_FOR_USERS = ("capabilities", "env_capabilities")
 
@@ -54,7 +55,7 @@ def describe(plugins: Sequence[str]) -> dict[str, Any]:
         folder = name.removeprefix("axolotl.integrations.").split(".")[0]
         more = bundled[folder][1] if folder in bundled else named_plugin(name).get("keys", {})
         core = more | core  # a plugin's validators read keys of the core too
-    core |= keys_of(LeviathanArgs) | dict.fromkeys(READ_BY_LOAD_CFG, ANY)
+    core |= keys_of(LeviathanArgs) | dict.fromkeys((*READ_BY_LOAD_CFG, *REPLACED), ANY)
     for key in NOT_FOR_USERS:
         core.pop(key, None)
     return {

@@ -132,13 +132,17 @@ def confirm_changes(dialog: Dialog, found: Sequence[Change], *, yes: bool) -> bo
     asked = [change for change in found if change.needs_yes]
     if not asked or yes:
         return False
+    stale = [change for change in asked if change.topic is Topic.DATA_FILE]
     if not dialog.interactive:
+        rows = " with the prepared rows as they are" if stale else ""
+        old = "install what it was made with"
+        if any(change.topic is not Topic.VERSION for change in asked):
+            old = "restore the old value"
         raise UsageError(
             f"{', '.join(change.key for change in asked)} changed since the checkpoint."
             " Cannot ask without a terminal.",
-            "Add --yes to resume with the prepared rows as they are, or restore the old value.",
+            f"Add --yes to resume{rows}, or {old}.",
         )
-    stale = [change for change in asked if change.topic is Topic.DATA_FILE]
     if len(stale) < len(asked) and not dialog.ask_changes():
         raise Declined("Nothing was changed.")
     answer = dialog.ask_rows() if stale else RowsAnswer.KEEP

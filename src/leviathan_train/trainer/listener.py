@@ -196,8 +196,9 @@ class Listener:
             try:
                 self._turn()
             except Exception as error:
-                self._survive(error)
-                time.sleep(_POLL)
+                if not self._closed.is_set():
+                    self._survive(error)
+                    time.sleep(_POLL)
 
     def _survive(self, error: Exception) -> None:
         self.errors += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,18 @@ from transformers.utils import is_peft_available
 
 from leviathan_train.errors import LeviathanError
 from leviathan_train.trainer.protocol import TrainerLike
+from leviathan_train.trainer.settings import Group
 
 
-def prove_loaded(trainer: TrainerLike, checkpoint: Path) -> Iterator[str]:
+def prove_loaded(
+    trainer: TrainerLike, checkpoint: Path, fresh: Sequence[Group] = ()
+) -> Iterator[str]:
     """Compare the loaded state with the checkpoint's files, and name what is equal.
+
+    Args:
+        fresh: the optimizer's groups as the config gives them. What is so in a loaded group
+            may differ from the file: Axolotl 0.20 and later load a checkpoint's optimizer
+            without its weight decay (`_load_optimizer_and_scheduler`).
 
     Yields:
         `adapter weights`, `optimizer state`, `LR schedule`: each only after every tensor
@@ -33,13 +41,29 @@ def prove_loaded(trainer: TrainerLike, checkpoint: Path) -> Iterator[str]:
     ):
         if (checkpoint / file).is_file():
             stored = torch.load(checkpoint / file, map_location="cpu", weights_only=True)
-            yield _claim(name, _tree_equal(stored, owner.state_dict()), checkpoint)
+            live = owner.state_dict()
+            if owner is trainer.optimizer:
+                live = _with_settings_of(stored, live, fresh)
+            yield _claim(name, _tree_equal(stored, live), checkpoint)
 
 
 def _claim(name: str, holds: bool, checkpoint: Path) -> str:
     if not holds:
         raise LeviathanError(f"The {name} did not load as {checkpoint} holds it.")
     return name
+
+
+def _with_settings_of(stored: Any, live: Any, fresh: Sequence[Group]) -> Any:
+    """A loaded optimizer's state, where a group has the config's settings with the file's."""
+    groups = stored.get("param_groups", ())
+    if not len(groups) == len(live.get("param_groups", ())) == len(fresh):
+        return live
+    told = [
+        group
+        | {key: kept[key] for key in kept if key in given and _tree_equal(given[key], group[key])}
+        for kept, group, given in zip(groups, live["param_groups"], fresh, strict=True)
+    ]
+    return {**live, "param_groups": told}
 
 
 def _adapter_equals(trainer: TrainerLike, checkpoint: Path) -> bool | None:

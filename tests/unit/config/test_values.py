@@ -94,6 +94,7 @@ def test_a_misspelled_name_is_told_with_the_nearest(given: dict[str, Any], hint:
         {"rl": "kto", "datasets": [{"path": "a", "type": "llama3.argilla"}]},
         {"trl": {}, "max_memory": {0: "1GB"}, "deepspeed": {"a": 1}, "fsdp_config": {"version": 2}},
         {"unknown": "x", "plugins": "one.Plugin"},
+        {"resume_from_checkpoint": True, "strict": "yes"},
     ],
     ids=str,
 )

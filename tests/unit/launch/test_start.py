@@ -183,8 +183,9 @@ def test_a_change_of_the_order_is_asked_about(config: Config) -> None:
     assert plan and person.asked == ["changes"]
     with pytest.raises(Declined):
         Starter(config, options(resume="latest"), Scripted(changes=False)).plan()
-    with pytest.raises(UsageError, match="Cannot ask without a terminal"):
+    with pytest.raises(UsageError, match="Cannot ask without a terminal") as refused:
         Starter(config, options(), Scripted(interactive=False)).plan()
+    assert refused.value.hint == "Add --yes to resume, or restore the old value."
     accepted = Starter(config, options(yes=True), Scripted(interactive=False)).plan()
     assert accepted and not accepted.rebuild_rows
 

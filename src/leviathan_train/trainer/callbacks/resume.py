@@ -132,7 +132,7 @@ class ResumeCallback(TrainerCallback):
             )
         process.say(f"Loading checkpoint: {checkpoint}")
         if process.rank == 0:
-            for name in proof.prove_loaded(trainer, checkpoint):
+            for name in proof.prove_loaded(trainer, checkpoint, loop.fresh or ()):
                 process.say(f"✅ Loaded {name}")
         other_callbacks.restore_callbacks(trainer)
         updates, schedule_steps = proof.counts(trainer)
