@@ -32,7 +32,7 @@ def session_of(started: Started) -> Session:
 
 
 def intact(run: Path) -> list[int]:
-    return [found.step for found in store.scan(Run(run), always_read=True) if found.intact]
+    return [found.step for found in store.scan(Run(run), store.Read.ALL) if found.intact]
 
 
 def test_a_pause_among_saves_from_four_terminals_is_not_lost(

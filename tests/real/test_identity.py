@@ -238,7 +238,7 @@ def break_state(checkpoint: Path, lost: str) -> None:
             entry["exp_avg"].zero_()
         torch.save(state, checkpoint / "optimizer.pt")
     run = Run(checkpoint.parent)
-    (found,) = checkpoints.scan(run, always_read=True)
+    (found,) = checkpoints.scan(run, checkpoints.Read.ALL)
     reseal(run, found)
 
 

@@ -414,7 +414,7 @@ def test_what_is_damaged_missing_or_of_another_base_is_refused(
         run, "latest", goal, config=replace(cfg, values={**cfg.values, "base_model": str(twin)})
     )
     _flip(twin / "model.safetensors", -100)
-    assert "whose weights" in refused("latest", base_model=str(twin))
+    assert "twin is not the model that" in refused("latest", base_model=str(twin))
     newest = adapters.choose(run, "latest").path
     _flip(newest / "adapter_model.safetensors", 2000)
     name = newest.name

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.train
 
 
 def intact_steps(run: Path) -> list[int]:
-    return [found.step for found in checkpoints.scan(Run(run), always_read=True) if found.intact]
+    return [
+        found.step for found in checkpoints.scan(Run(run), checkpoints.Read.ALL) if found.intact
+    ]
 
 
 def step_of_newest(run: Path) -> int:
@@ -141,7 +143,8 @@ def test_another_host_reaches_a_run_through_the_shared_folder(
         pytest.skip("no right to take another host name")
     started = start(config, env=env)
     started.step(3)
-    assert json.loads(elsewhere("status", "run", "--json").stdout)["phase"] == "training"
+    seen = json.loads(elsewhere("status", "run", "--json").stdout)
+    assert seen["training"] and seen["phase"] in {"training", "evaluating", "saving"}
     refused = elsewhere("train", str(config))
     assert refused.returncode == 1
     assert socket.gethostname() in refused.stderr

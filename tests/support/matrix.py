@@ -93,7 +93,9 @@ class Bench:
         started.wait(PHASES[phase])
         self.ask(started, way)
         status, output = started.finish()
-        left = [item.step for item in checkpoints.scan(Run(run), always_read=True) if item.intact]
+        left = [
+            item.step for item in checkpoints.scan(Run(run), checkpoints.Read.ALL) if item.intact
+        ]
         fault = self.judge(phase, way, status, output, run)
         if not fault:
             if status == 75:

@@ -45,6 +45,7 @@ def trainer_state(step: int, *, every: int = 10, evals: int = 0, **more: Any) ->
         "epoch": step / 100,
         "global_step": step,
         "log_history": history,
+        "logging_steps": every,
         "max_steps": 20_000,
     } | more
 
@@ -120,7 +121,7 @@ def make(run: Path, step: int, shape: Shape = lora, *, sealed: bool = False, **s
     path = run / f"checkpoint-{step}"
     shape(path, step)
     if state:
-        (path / "trainer_state.json").write_text(json.dumps(trainer_state(step, **state)))
+        (path / "trainer_state.json").write_text(json.dumps(trainer_state(step, **state), indent=2))
     if sealed:
         seal(path)
     return path

@@ -79,7 +79,7 @@ def fault_of(run: Run, code: int, saves: list[str]) -> str:
     end = session.end if session else None
     if session is None or end is None or end.kind is not Ending.PAUSED:
         return f"exit {code}, {end}"
-    intact = [found.name for found in store.scan(run, always_read=True) if found.intact]
+    intact = [found.name for found in store.scan(run, store.Read.ALL) if found.intact]
     if end.checkpoint not in intact:
         return f"{end.checkpoint} is not among {intact}"
     queue = session.requests

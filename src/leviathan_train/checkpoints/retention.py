@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leviathan_train.checkpoints import index
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.errors import UsageError
@@ -198,8 +199,7 @@ def delete(run: Run, checkpoint: Checkpoint) -> None:
         OSError: the folder could not be renamed or removed.
     """
     remove_tree(checkpoint.path, run.path / f".leviathan-deleting-{checkpoint.name}")
-    with contextlib.suppress(OSError):  # of no use any more, and no harm
-        (run.verified / f"{checkpoint.name}.json").unlink()
+    index.forget(run, checkpoint.name)
 
 
 def remove_tree(path: Path, doomed: Path) -> None:

@@ -6,16 +6,19 @@ judged by `structure`. Nothing here unpickles or imports torch.
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from leviathan_train.checkpoints import index
 from leviathan_train.checkpoints import seal as seals
+from leviathan_train.checkpoints.index import State
 from leviathan_train.checkpoints.seal import SEAL as SEAL
 from leviathan_train.checkpoints.seal import Facts as Facts
 from leviathan_train.checkpoints.seal import FaultError as FaultError
@@ -25,15 +28,24 @@ from leviathan_train.checkpoints.seal import facts_of as facts_of
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import is_run
-from leviathan_train.system.files import read_json, sync_folder, write_json
-
-INDEX_VERSION = 1
-"""Raised whenever the rules of what is intact change."""
+from leviathan_train.system.files import read_json, sync_folder
 
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 
-State = Literal["intact", "unsealed", "damaged"]
-"""`unsealed`: intact by structure, made without the plugin."""
+
+class Read(Enum):
+    """How much of a checkpoint's files is read, to say whether it is intact.
+
+    Attributes:
+        NOTHING: headers and sizes, for a look. Where single files were changed since they
+            were read, all bytes.
+        NEW: every byte that was not read before, for what relies on the answer.
+        ALL: every byte.
+    """
+
+    NOTHING = "nothing"
+    NEW = "new"
+    ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Checkpoint:
         reason: why it is damaged, naming the file; empty otherwise.
         modified: of its newest file, seconds since the epoch.
         files: size in bytes of each file by relative path.
+        is_read: whether all its bytes were read; else only structure and sizes were judged.
     """
 
     path: Path
@@ -55,6 +68,7 @@ class Checkpoint:
     bytes: int
     modified: float
     files: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
+    is_read: bool = True
 
     @property
     def name(self) -> str:
@@ -89,37 +103,32 @@ def folders(run: Run) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def scan(run: Run, *, always_read: bool = False, step: int | None = None) -> list[Checkpoint]:
+def scan(run: Run, read: Read = Read.NEW, *, step: int | None = None) -> list[Checkpoint]:
     """Look at every checkpoint of a run, or at that of one step, oldest first.
-
-    Args:
-        always_read: compare every byte, even of what was verified before.
 
     Raises:
         OSError: the run's folder is there, but cannot be read.
     """
-    return list(scanning(run, always_read=always_read, step=step))
+    return list(scanning(run, read, step=step))
 
 
-def scanning(
-    run: Run, *, always_read: bool = False, step: int | None = None
-) -> Iterator[Checkpoint]:
+def scanning(run: Run, read: Read = Read.NEW, *, step: int | None = None) -> Iterator[Checkpoint]:
     """As `scan`, one by one."""
     saves = run.saves()
     for number, path in folders(run):
         if step is None or number == step:
-            found = inspect(run, path, saves=saves, always_read=always_read)
+            found = inspect(run, path, read, saves=saves)
             if found.intact or path.is_dir():  # else it was deleted since the look
                 yield found
 
 
 def inspect(
-    run: Run, path: Path, *, saves: set[str] | None = None, always_read: bool = False
+    run: Run, path: Path, read: Read = Read.NEW, *, saves: set[str] | None = None
 ) -> Checkpoint:
     """Say what a checkpoint folder holds and whether it is intact.
 
-    A checkpoint that was verified before is trusted while size, mtime, ctime and inode of
-    each of its files are the same, unless `always_read`.
+    What was found before is trusted while size, mtime, ctime and inode of each of its files
+    are the same.
     """
     match = _NAME.fullmatch(path.name)
     number = int(match[1]) if match else -1
@@ -133,19 +142,23 @@ def inspect(
     size = sum(files.values())
     modified = max((found[1] for found in stats.values()), default=0) / 1e9 or _mtime(path)
     ours = path.parent == run.path or path.parent.resolve() == run.path.resolve()
-    known = _recall(run, path, stats) if ours and not always_read else None
-    if known:
-        state, facts = known
-        return Checkpoint(path, number, facts, state, "", size, modified, files)
+    known = index.recall(run, path.name) if ours and read is not Read.ALL else None
+    if known and known.stats == stats and (known.is_read or read is Read.NOTHING):
+        state = known.state
+        if state == ("intact" if SEAL in stats else "unsealed"):
+            return Checkpoint(
+                path, number, known.facts, state, "", size, modified, files, known.is_read
+            )
+    whole = read is not Read.NOTHING or (known is not None and known.looks_altered(stats))
     saves = run.saves() if saves is None else saves
-    reason, facts = _judge(path, number, stats, interrupted=ours and path.name in saves)
+    interrupted = ours and path.name in saves
+    reason, facts = _judge(path, number, stats, interrupted=interrupted, whole=whole)
     state = "damaged" if reason else "intact" if SEAL in stats else "unsealed"
     if ours and state == "damaged":
-        with contextlib.suppress(OSError):
-            _index(run, path.name).unlink(missing_ok=True)
+        index.forget(run, path.name)
     elif ours and settled:
-        remember(run, path, state, facts, stats)
-    return Checkpoint(path, number, facts, state, reason, size, modified, files)
+        index.remember(run, path.name, index.Known(state, facts, whole, stats))
+    return Checkpoint(path, number, facts, state, reason, size, modified, files, whole)
 
 
 def _mtime(path: Path) -> float:
@@ -155,34 +168,8 @@ def _mtime(path: Path) -> float:
         return 0.0
 
 
-def _index(run: Run, name: str) -> Path:
-    return run.verified / f"{name}.json"
-
-
-def _recall(run: Run, path: Path, stats: Mapping[str, Stat]) -> tuple[State, Facts] | None:
-    """What was found when the files were read last, if they are the same since."""
-    known = read_json(_index(run, path.name))
-    if not isinstance(known, dict) or known.get("index") != INDEX_VERSION:
-        return None
-    if known.get("files") != {name: list(found) for name, found in stats.items()}:
-        return None
-    try:
-        facts = Facts.from_json(known["facts"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    state: State = "intact" if SEAL in stats else "unsealed"
-    return (state, facts) if known.get("state") == state else None
-
-
-def remember(run: Run, path: Path, state: State, facts: Facts, stats: Mapping[str, Stat]) -> None:
-    """Note that `path` was verified as `stats` tell; a read-only run is passed over."""
-    record = {"index": INDEX_VERSION, "state": state, "facts": asdict(facts), "files": stats}
-    with contextlib.suppress(OSError):
-        write_json(_index(run, path.name), record)
-
-
 def _judge(
-    path: Path, number: int, stats: Mapping[str, Stat], *, interrupted: bool
+    path: Path, number: int, stats: Mapping[str, Stat], *, interrupted: bool, whole: bool
 ) -> tuple[str, Facts]:
     """Why the checkpoint is damaged (empty if it is not), and its facts."""
     from leviathan_train.checkpoints import structure  # zipfile is not needed where the index knows
@@ -195,14 +182,17 @@ def _judge(
             return str(fault), facts
         if seal.facts.step != number:
             return f"{SEAL} is of step {seal.facts.step}", seal.facts
-        return next(seals.compare(path, seal, stats), ""), seal.facts
+        faults = seals.compare(path, seal, stats, whole=whole)
+        if not whole:  # what lost its content at a power cut kept its size
+            faults = itertools.chain(faults, structure.file_faults(path, stats, whole=False))
+        return next(faults, ""), seal.facts
     try:
-        facts = structure.read_facts(path, number)
+        facts = structure.read_facts(path, number, whole=whole)
     except FaultError as fault:
         return str(fault), facts
     if interrupted:
         return f"{SEAL} is missing: its save was interrupted", facts
-    return next(structure.faults(path, stats), ""), facts
+    return next(structure.faults(path, stats, whole=whole), ""), facts
 
 
 def ranks_of(checkpoint: Checkpoint) -> int:
@@ -220,7 +210,7 @@ def write_seal(run: Run, path: Path, seal: Seal) -> Seal:
     """
     seal, stats = seals.write(path, seal)
     if stats is not None:
-        remember(run, path, "intact", seal.facts, stats)
+        index.remember(run, path.name, index.Known("intact", seal.facts, True, stats))
     return seal
 
 

@@ -1,6 +1,8 @@
 """What the files of a checkpoint show by themselves, where there is no seal to compare with.
 
 Nothing is unpickled. What cannot be seen in this way is listed in docs/checkpoints.md.
+Functions that take `whole` read every byte where it is true; else headers, directories and
+ends of files, which takes a millisecond.
 """
 
 from __future__ import annotations
@@ -9,15 +11,22 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from leviathan_train.checkpoints.seal import Facts, FaultError, Stat, facts_of, unreadable
 from leviathan_train.system.safetensors import HeaderError, read_header
 
 _STATE = "trainer_state.json"
 _BLOCK = 1 << 20
+_SMALL = 1 << 16
+"""Bytes of JSON that are parsed even for a look at the ends."""
+_LOG, _ENTRY = b'\n  "log_history": [', b"\n    {"
+_AFTER_LOG = b'\n  ],\n  "logging_steps"'
+"""Where the log lies in a state as transformers writes it (`TrainerState.save_to_json`)."""
+_EVALUATED = b"eval_loss"
 _ZIP = b"PK\x03\x04"
 _WEIGHTS = re.compile(r"(adapter_model|model|pytorch_model)[\w.-]*\.(safetensors|bin)")
 _SHARD = re.compile(r"((?:model|pytorch_model)[\w.]*)-\d{5}-of-\d{5}\.(safetensors|bin)")
@@ -27,14 +36,15 @@ _ZERO = re.compile(r"global_step\d+/(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_opt
 _PART = re.compile(r"[^/]+/__(\d+)_\d+\.distcp")
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """`trainer_state.json` of a checkpoint.
+def read_state(path: Path, *, whole: bool = True) -> dict[str, Any]:
+    """`trainer_state.json` of a checkpoint; if not `whole`, of a long log only the last lines.
 
     Raises:
         FaultError: it is missing, unreadable, or no trainer state.
     """
     try:
-        value = json.loads((path / _STATE).read_bytes())
+        text = (path / _STATE).read_bytes()
+        value = json.loads(text if whole else _without_old_lines(text))
     except OSError as error:
         raise FaultError(unreadable(_STATE, error)) from None
     except (ValueError, RecursionError):
@@ -46,27 +56,44 @@ def read_state(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_facts(path: Path, number: int) -> Facts:
+def _without_old_lines(text: bytes) -> bytes:
+    """A trainer state whose log holds its last lines and the last evaluation, if it is long.
+
+    All of it where it is not laid out as transformers does.
+    """
+    start, end = text.find(_LOG, 0, _SMALL), text.rfind(_AFTER_LOG)
+    first = text.find(_ENTRY, max(start, end - _SMALL), end)
+    if not 0 <= start < first:
+        return text
+    kept = text[first:]
+    found = -1 if _EVALUATED in kept else text.rfind(_EVALUATED, start, first)
+    if found >= 0:
+        kept = text[text.rfind(_ENTRY, start, found) : text.find(_ENTRY, found)] + kept
+    return text[:start] + _LOG + kept
+
+
+def read_facts(path: Path, number: int, *, whole: bool = True) -> Facts:
     """The facts of a checkpoint from its `trainer_state.json`.
+
+    Of a long log that is not read whole, the best loss of earlier evaluations stays unknown.
 
     Raises:
         FaultError: the file is missing, broken, or of another step than the folder's number.
     """
-    state = read_state(path)
+    state = read_state(path, whole=whole)
     if state["global_step"] != number:
         raise FaultError(f"{_STATE} is of step {state['global_step']}")
-    return facts_of(state)
+    facts = facts_of(state)
+    return facts if whole else replace(facts, best_eval_loss=None)
 
 
-def faults(path: Path, stats: Mapping[str, Stat]) -> Iterator[str]:
+def faults(path: Path, stats: Mapping[str, Stat], *, whole: bool = True) -> Iterator[str]:
     """What a resume would miss or find broken, one line each.
 
     `trainer_state.json` is not read again; see `read_facts`.
     """
     yield from _missing(set(stats))
-    for name in sorted(stats):
-        if name != _STATE and (fault := _file_fault(path / name, name)):
-            yield fault
+    yield from file_faults(path, set(stats) - {_STATE}, whole=whole)
     for name in sorted(stats):
         if name.endswith(".index.json") and "/" not in name:
             yield from _missing_shards(path, name, stats)
@@ -74,6 +101,13 @@ def faults(path: Path, stats: Mapping[str, Stat]) -> Iterator[str]:
             yield from _missing_parts(path, name, stats)
     if "latest" in stats:  # DeepSpeed reads the folder to load from it
         yield from _missing_tag(path, stats)
+
+
+def file_faults(path: Path, names: Iterable[str], *, whole: bool) -> Iterator[str]:
+    """What is wrong with files of a checkpoint by their own structure, one line each."""
+    for name in sorted(names):
+        if fault := _file_fault(path / name, name, whole=whole):
+            yield fault
 
 
 def _missing(names: set[str]) -> Iterator[str]:
@@ -169,41 +203,52 @@ def _missing_tag(path: Path, stats: Mapping[str, Stat]) -> Iterator[str]:
         yield f"latest names {tag or 'nothing'!r}, which is not there"
 
 
-def _file_fault(file: Path, name: str) -> str:
-    """What is wrong with one file by its own structure; empty if nothing is. Reads all of it."""
+def _file_fault(file: Path, name: str, *, whole: bool) -> str:
+    """What is wrong with one file by its own structure; empty if nothing is."""
     try:
-        of = file.stat()
+        size = file.stat().st_size
         if not os.path.isfile(file):
             return f"{name} is no regular file"
-        if name.endswith(".safetensors"):
-            return _safetensors_fault(file, name)
         if name.endswith((".pt", ".pth", ".bin")):
-            return _archive_fault(file, name, of.st_size)
+            return _archive_fault(file, name, size, whole=whole)
+        if name.endswith(".safetensors"):
+            read_header(file)
         with file.open("rb", buffering=0) as stream:
             if name.endswith(".distcp"):  # one `torch.save` after another
                 if stream.read(4) != _ZIP or not _ends_as_zip(file):
-                    return f"{name} is {'cut off or damaged' if of.st_size else 'empty'}"
+                    return f"{name} is {'cut off or damaged' if size else 'empty'}"
             elif name.endswith(".json"):
-                value = json.loads(stream.read())
+                value = _json(stream, size, whole=whole)
                 if name.endswith("adapter_config.json") and not isinstance(value, dict):
                     return f"{name} holds no settings"
-            while stream.read(_BLOCK):
+            while whole and stream.read(_BLOCK):
                 pass
+    except HeaderError as error:
+        return f"{name} {error}"
     except OSError as error:
         return unreadable(name, error)
     except (ValueError, RecursionError):
-        return f"{name} is {'not valid JSON' if of.st_size else 'empty'}"
+        return f"{name} is {'not valid JSON' if size else 'empty'}"
     return ""
 
 
-def _archive_fault(file: Path, name: str, size: int) -> str:
+def _json(stream: BinaryIO, size: int, *, whole: bool) -> Any:
+    """A document; of a long one that is not read whole, an empty one of its kind."""
+    if whole or size <= _SMALL:
+        return json.loads(stream.read())
+    begin = stream.read(64).lstrip()[:1]
+    stream.seek(size - 64)
+    return json.loads(begin + stream.read().rstrip()[-1:])
+
+
+def _archive_fault(file: Path, name: str, size: int, *, whole: bool) -> str:
     """`torch.save` writes a zip, with a CRC of each tensor."""
     with file.open("rb") as stream:
         if stream.read(4) != _ZIP:
             return f"{name} is {'not a torch archive' if size else 'empty'}"
         try:
             with zipfile.ZipFile(stream) as archive:
-                if bad := archive.testzip():
+                if whole and (bad := archive.testzip()):
                     return f"{name} is damaged at {bad}"
                 if not any(member.endswith("data.pkl") for member in archive.namelist()):
                     return f"{name} is not a torch archive"
@@ -222,15 +267,3 @@ def _ends_as_zip(file: Path) -> bool:
         stream.seek(max(0, file.stat().st_size - 22))
         end = stream.read()
     return len(end) == 22 and end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")
-
-
-def _safetensors_fault(file: Path, name: str) -> str:
-    """The header must describe tensors that lie without a gap up to the file's end."""
-    try:
-        read_header(file)
-    except HeaderError as error:
-        return f"{name} {error}"
-    with file.open("rb", buffering=0) as stream:
-        while stream.read(_BLOCK):
-            pass
-    return ""

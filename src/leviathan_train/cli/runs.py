@@ -21,7 +21,7 @@ def runs(json: bool) -> None:
     """
     rows = []
     for run in all_runs():
-        found = store.scan(run)
+        found = store.scan(run, store.Read.NOTHING)
         rows.append(values.run_row(activity.look(run, found), found))
     value = {"runs": rows}
     text.document(value) if json else text.runs(value)

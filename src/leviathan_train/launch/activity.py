@@ -184,13 +184,13 @@ class Feed:
             # A sealed one is inspected once, even where the folder is read-only and what was
             # verified cannot be noted.
             item: Checkpoint | None = self._fresh(path / SEAL, self._inspection(path))
-            item = item or store.inspect(self.run, path)
+            item = item or self._inspection(path)()
             if item.intact:
                 return item
         return None
 
     def _inspection(self, path: Path) -> Callable[[], Checkpoint]:
-        return lambda: store.inspect(self.run, path)
+        return lambda: store.inspect(self.run, path, store.Read.NOTHING)
 
 
 def look(run: Run, found: list[Checkpoint] | None = None) -> Activity:

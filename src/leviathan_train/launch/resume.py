@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import index, retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.load import Config
@@ -149,7 +149,7 @@ def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:
         if path.name in begun:  # an interrupted save stays known as one
             Run(folder).begin_save(path.name)
         path.rename(folder / path.name)
-        (run.verified / f"{path.name}.json").unlink(missing_ok=True)
+        index.forget(run, path.name)
     sync_folder(folder)
     sync_folder(run.path)
     return folder

@@ -71,7 +71,7 @@ class Sealer:
     def _delete(self, checkpoint: Checkpoint) -> None:
         run = self._process.run
         if not checkpoint.intact:
-            again = store.inspect(run, checkpoint.path, always_read=True)
+            again = store.inspect(run, checkpoint.path, store.Read.ALL)
             if again.intact or "cannot be read" in again.reason:
                 return  # a disk or a network may have failed for a moment
         try:

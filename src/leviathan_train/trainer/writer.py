@@ -99,7 +99,7 @@ class CheckpointWriter:
         """
         self._sealer.join()
         loop = self.loop
-        found = store.inspect(loop.process.run, loop.checkpoint, always_read=True)
+        found = store.inspect(loop.process.run, loop.checkpoint, store.Read.ALL)
         if not found.intact:
             raise LeviathanError(f"{loop.checkpoint} was not written correctly: {found.reason}.")
 

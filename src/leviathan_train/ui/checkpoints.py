@@ -34,6 +34,8 @@ def listing(value: Any) -> None:
         for item in found:
             if item["best"] and not _measured_there(item):
                 print(f"* by the evaluation at step {item['eval_step']}, the last before it")
+    if unread := sum(not item["is_read"] and item["state"] != "damaged" for item in found):
+        print(f"\nJudged by structure and sizes: {unread}  (checkpoints verify reads every byte)")
     if value["superseded_bytes"]:
         aside = size(value["superseded_bytes"])
         print(f"\nSet aside: {aside}  (cleanup --superseded deletes it)")

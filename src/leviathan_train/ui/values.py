@@ -48,6 +48,7 @@ def row(item: Checkpoint, newest: Checkpoint | None, best: Checkpoint | None) ->
         "learning_rate": finite(item.facts.learning_rate),
         "state": item.state,
         "reason": item.reason or None,
+        "is_read": item.is_read,
         "latest": newest is not None and item.step == newest.step,
         "best": best is not None and item.step == best.step,
     }

@@ -22,7 +22,7 @@ from support import shapes
 
 
 def look(path: Path) -> Checkpoint:
-    return checkpoints.inspect(Run(path.parent), path, always_read=True)
+    return checkpoints.inspect(Run(path.parent), path, checkpoints.Read.ALL)
 
 
 def edit(path: Path) -> None:

@@ -19,8 +19,9 @@ from hypothesis.strategies import DataObject
 
 from leviathan_train.checkpoints import seal, structure
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.index import Known, remember
 from leviathan_train.checkpoints.seal import Seal, facts_of
-from leviathan_train.checkpoints.store import SEAL, Checkpoint, Facts
+from leviathan_train.checkpoints.store import SEAL, Checkpoint, Facts, Read
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from support import shapes
@@ -28,8 +29,8 @@ from support import shapes
 Fault = Callable[[Path, Path], object]
 
 
-def look(path: Path, **options: Any) -> Checkpoint:
-    return checkpoints.inspect(Run(path.parent), path, **options)
+def look(path: Path, read: Read = Read.NEW) -> Checkpoint:
+    return checkpoints.inspect(Run(path.parent), path, read)
 
 
 def flip(at: float) -> Fault:
@@ -359,9 +360,9 @@ def test_verify_reads_what_the_index_would_trust_and_takes_the_trust_away(tmp_pa
     path = shapes.make(tmp_path, 100, sealed=True)
     found = look(path)
     flip(0.9)(path / "adapter_model.safetensors", path)
-    checkpoints.remember(Run(tmp_path), path, "intact", found.facts, seal.file_stats(path))
+    remember(Run(tmp_path), path.name, Known("intact", found.facts, True, seal.file_stats(path)))
     assert look(path).intact
-    assert not look(path, always_read=True).intact
+    assert not look(path, Read.ALL).intact
     assert not look(path).intact
 
 
@@ -386,6 +387,82 @@ def test_an_index_for_unsealed_files_does_not_serve_a_sealed_checkpoint(tmp_path
     assert look(path).state == "unsealed"
     (path / SEAL).write_text("{}")
     assert look(path).state == "damaged"
+
+
+# -- a look without reading ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_look_reads_no_tensor_and_says_so(tmp_path: Path, shape: str, sealed: bool) -> None:
+    path = shapes.make(tmp_path, 100, shapes.SHAPES[shape], sealed=sealed)
+    shutil.rmtree(Run(tmp_path).verified, ignore_errors=True)
+    weights = next(path.rglob("*.distcp"), None) or next(path.rglob("*.safetensors"))
+    flip(0.9)(weights, weights)
+    for _ in range(2):  # the second time by the index
+        seen = look(path, Read.NOTHING)
+        assert (seen.state, seen.is_read) == ("intact" if sealed else "unsealed", False)
+    read = look(path)
+    assert read.is_read and read.intact is not sealed  # only a seal shows it
+
+
+@pytest.mark.parametrize("fault", ["deleted", "emptied", "halved"])
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+def test_a_look_finds_what_is_missing_or_cut_off(tmp_path: Path, shape: str, fault: str) -> None:
+    whole = shapes.make(tmp_path / "whole", 100, shapes.SHAPES[shape])
+    names = [n for n in seal.file_stats(whole) if n.endswith((".pt", ".safetensors"))]
+    for number, name in enumerate([*names, "trainer_state.json"]):
+        path = tmp_path / str(number) / whole.name
+        shutil.copytree(whole, path)
+        FAULTS[fault](path / name, path / "README.md")
+        found = look(path, Read.NOTHING)
+        assert not found.intact and found.reason == look(path).reason, (name, found)
+
+
+def test_a_look_at_a_sealed_one_finds_files_that_lost_their_content(tmp_path: Path) -> None:
+    """After a power cut a file may have its size, and zeros in it."""
+    whole = shapes.make(tmp_path / "whole", 100, sealed=True)
+    names = [n for n in seal.file_stats(whole) if not n.endswith(".md")]
+    for number, name in enumerate(names):
+        path = tmp_path / str(number) / whole.name
+        shutil.copytree(whole, path)
+        (path / name).write_bytes(bytes((path / name).stat().st_size))
+        found = look(path, Read.NOTHING)
+        assert not found.intact and name in found.reason, (name, found)
+
+
+def test_a_look_reads_where_one_file_was_changed_since_it_was_read(tmp_path: Path) -> None:
+    path = shapes.make(tmp_path / "a", 100, sealed=True)
+    weights = path / "adapter_model.safetensors"
+    assert look(path, Read.NOTHING).is_read  # as it was when it was sealed
+    flip(0.9)(weights, weights)
+    os.utime(weights, (1, 1))
+    assert "adapter_model.safetensors has changed" in look(path, Read.NOTHING).reason
+    flip(0.9)(weights, weights)
+    assert look(path).is_read
+    shutil.copytree(path.parent, tmp_path / "b", copy_function=shutil.copy)  # all times are new
+    shutil.copytree(path.parent, tmp_path / "c", copy_function=shutil.copy2)  # only the inodes
+    for copy in "bc":
+        found = look(tmp_path / copy / path.name, Read.NOTHING)
+        assert (found.state, found.is_read) == ("intact", False)
+
+
+@pytest.mark.parametrize("evals", [0, 500, 20_000])
+def test_a_look_at_a_long_log_tells_what_reading_it_tells(tmp_path: Path, evals: int) -> None:
+    path = shapes.make(tmp_path, 20_500, every=1, evals=evals)
+    assert (path / "trainer_state.json").stat().st_size > 2_000_000
+    seen, read = look(path, Read.NOTHING), look(path)
+    assert not seen.is_read and read.is_read
+    assert seen.facts == replace(read.facts, best_eval_loss=None)
+    assert (read.facts.eval_loss is None) is (evals == 0)
+
+
+def test_a_long_state_of_another_layout_is_read_whole(tmp_path: Path) -> None:
+    path = shapes.make(tmp_path, 100)
+    state = shapes.trainer_state(100) | {"log_history": [{"loss": 2.0, "step": 1}] * 9000}
+    for text in (json.dumps(state), json.dumps(state, indent=2).replace("logging_steps", "other")):
+        (path / "trainer_state.json").write_text(text)
+        assert look(path, Read.NOTHING).facts.loss == 2.0
 
 
 # -- seal and verify -------------------------------------------------------------------
@@ -429,7 +506,7 @@ def test_any_change_of_a_sealed_checkpoint_is_found(small: Path, data: DataObjec
         file.write_bytes(after)
     try:
         assert not look(small).intact
-        assert not look(small, always_read=True).intact
+        assert not look(small, Read.ALL).intact
     finally:
         if before is None:
             file.unlink()

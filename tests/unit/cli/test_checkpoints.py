@@ -78,7 +78,28 @@ def test_list_is_the_guides_table(run: Path, capsys: pytest.CaptureFixture[str])
         assert re.match(rf"{step} +[\d.]+[KM] +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  ", line), line
         assert "intact" in line
     assert lines[6].endswith("latest")
-    assert lines[7] == "" and re.fullmatch(r"Total size: [\d.]+[KM]", lines[8])
+    assert lines[-2] == "" and re.fullmatch(r"Total size: [\d.]+[KM]", lines[-1])
+
+
+def test_list_says_what_it_did_not_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run / ".leviathan/verified", ignore_errors=True)
+    assert "Judged by structure and sizes: 5  (" in printed(capsys, "list", run)
+    assert not any(item["is_read"] for item in value_of(capsys, "list", run)["checkpoints"])
+    time.sleep(0.05)  # what changed within a tick of the clock is read again next time
+    printed(capsys, "verify", run)
+    assert "Judged" not in printed(capsys, "list", run)
+
+
+def test_what_is_shown_is_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A damage that a look does not see: the newest is told as damaged, the one before is shown."""
+    shutil.rmtree(run / ".leviathan/verified", ignore_errors=True)
+    weights = run / "checkpoint-5000/adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "latest" in printed(capsys, "list", run).splitlines()[6]
+    assert "Step: 4000" in printed(capsys, "latest", run)
+    assert "SHA-256" in printed(capsys, "show", run, "--step", "5000")
 
 
 def test_list_sorts_by_number_and_passes_over_what_is_no_checkpoint(

@@ -335,7 +335,7 @@ def test_a_superseded_branch_is_brought_back_and_the_other_set_aside(config: Con
     assert steps_in(run.path) == [8, 12]
     (other,) = run.superseded.iterdir()
     assert steps_in(other) == [4, 6, 10]
-    assert all(item.intact for item in checkpoints.scan(run, always_read=True))
+    assert all(item.intact for item in checkpoints.scan(run, checkpoints.Read.ALL))
     assert person.heard[-1] == f"Brought back from {aside.resolve()}: checkpoint-8, checkpoint-12"
     back = TYPED.again("--resume", str(other / "checkpoint-10"))
     assert f"Bring them back with:  {back}" in person.heard

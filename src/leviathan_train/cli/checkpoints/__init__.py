@@ -37,10 +37,10 @@ def checkpoints() -> None:
 step_option = click.option("--step", metavar="STEP", help="Only the checkpoint of this step.")
 
 
-def scan(run: Run) -> list[Checkpoint]:
+def scan(run: Run, read: store.Read) -> list[Checkpoint]:
     """As `store.scan`; at a terminal, where much must be read first, it says so."""
     scanned, began = [], time.monotonic()
-    for checkpoint in store.scanning(run):
+    for checkpoint in store.scanning(run, read):
         if sys.stderr.isatty() and began and time.monotonic() - began > 1:
             print("Reading what was not verified yet...", file=sys.stderr)
             began = 0.0

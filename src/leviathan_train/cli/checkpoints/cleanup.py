@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from leviathan_train.checkpoints import retention
-from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.checkpoints.store import Checkpoint, Read
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import allow, scan
 from leviathan_train.cli.options import as_json, find_run, run_argument
@@ -56,7 +56,7 @@ def cleanup(
 
 
 def _cleanup(run: Run, policy: retention.Policy, *, dry_run: bool, yes: bool, json: bool) -> None:
-    scanned = scan(run)
+    scanned = scan(run, Read.NEW)
     items = retention.plan(scanned, policy, in_use=retention.in_use(run, scanned))
     value = values.cleanup(run, items)
     if not json:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from leviathan_train.checkpoints.store import Read
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan
 from leviathan_train.cli.options import as_json, find_run, run_argument
@@ -40,7 +41,7 @@ def export(run: str | None, output: Path | None, json: bool) -> None:
             wrong = "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
             raise UsageError(f"--output {output}: {wrong}.")
     found = find_run(run, quiet=True)
-    value = values.export(found, scan(found))
+    value = values.export(found, scan(found, Read.NOTHING))
     if output is None:
         text.document(value)
         return

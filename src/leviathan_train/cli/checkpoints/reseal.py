@@ -23,7 +23,7 @@ def reseal(run: str | None, step: str, yes: bool) -> None:
     """
     number = step_number(step)
     found = find_run(run)
-    known = store.scan(found, always_read=True, step=number)
+    known = store.scan(found, store.Read.ALL, step=number)
     if not known:
         raise store.no_such_step(found, number, [step for step, _ in store.folders(found)])
     checkpoint = known[0]

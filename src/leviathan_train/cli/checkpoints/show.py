@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.store import Read
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan, step_number, step_option
 from leviathan_train.cli.options import as_json, find_run, run_argument
@@ -48,6 +49,10 @@ def show(run: str | None, step: str | None, json: bool) -> None:
 
 def _show(target: str | None, choice: str, *, json: bool) -> None:
     run = find_run(target, quiet=json)
-    scanned = scan(run)
-    value = values.details(run, store.select(run, choice, scanned), scanned)
+    scanned = scan(run, Read.NOTHING)
+    shown = store.inspect(run, store.select(run, choice, scanned).path)
+    if not shown.intact:  # then another may be meant
+        scanned = scan(run, Read.NEW)
+        shown = store.select(run, choice, scanned)
+    value = values.details(run, shown, scanned)
     text.document(value) if json else pages.details(value, choice)

@@ -30,7 +30,7 @@ def verify(run: str | None, step: str | None, json: bool) -> int:
     if number is not None and number not in known:
         raise store.no_such_step(found, number, known)
     scanned = []
-    for checkpoint in store.scanning(found, always_read=True, step=number):
+    for checkpoint in store.scanning(found, store.Read.ALL, step=number):
         scanned.append(checkpoint)
         if not json:
             pages.verified(values.verified(checkpoint))
