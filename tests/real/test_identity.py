@@ -128,7 +128,6 @@ def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
 
 
 @pytest.mark.axolotl
-@pytest.mark.axolotl
 @pytest.mark.parametrize(
     "settings",
     [
