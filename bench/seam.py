@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Forge(environment()) as forge:
         bench = Bench(forge, Path(name))
         cases = [
-            *["honest"] * options.each * len(FAULTS),
+            *["honest"] * 2 * options.each * len(FAULTS),
             *(fault for fault in FAULTS for _ in range(options.each)),
         ]
         for number, case in enumerate(cases):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from leviathan_train.checkpoints import seal, structure
 from leviathan_train.checkpoints import store as checkpoints
@@ -29,7 +30,8 @@ def reseal(run: Run, checkpoint: Checkpoint) -> Seal:
     """Seal a checkpoint as it lies on disk.
 
     Where the old seal is readable, what cannot be seen from the files (versions, config,
-    time trained, loss sums) is taken from it.
+    time trained, loss sums) is taken from it, and the files that differ are named in its
+    `trainer["edited"]`.
 
     Raises:
         LeviathanError: a file that a resume needs is missing or broken by its structure,
@@ -56,4 +58,16 @@ def reseal(run: Run, checkpoint: Checkpoint) -> Seal:
         old = seal.read(path)
     except FaultError:
         old = Seal(facts, 0.0, 0.0, checkpoints.ranks_of(checkpoint), {}, {}, {})
-    return checkpoints.write_seal(run, path, replace(old, facts=facts, time=time.time()))
+    edited = {name for name, (_, sha) in old.files.items() if not _is_same(path / name, sha)}
+    edited.update(old.trainer.get("edited") or ())
+    trainer = {**old.trainer, **({"edited": sorted(edited)} if edited else {})}
+    return checkpoints.write_seal(
+        run, path, replace(old, facts=facts, time=time.time(), trainer=trainer)
+    )
+
+
+def _is_same(file: Path, sha: str) -> bool:
+    try:
+        return seal.digest(file) == sha
+    except OSError:
+        return False

@@ -15,7 +15,11 @@ from leviathan_train.trainer.settings import Group
 
 
 def prove_loaded(
-    trainer: TrainerLike, checkpoint: Path, fresh: Sequence[Group] = ()
+    trainer: TrainerLike,
+    checkpoint: Path,
+    fresh: Sequence[Group] = (),
+    *,
+    with_optimizer: bool = True,
 ) -> Iterator[str]:
     """Compare the loaded state with the checkpoint's files, and name what is equal.
 
@@ -23,6 +27,7 @@ def prove_loaded(
         fresh: the optimizer's groups as the config gives them. What is so in a loaded group
             may differ from the file: Axolotl 0.20 and later load a checkpoint's optimizer
             without its weight decay (`_load_optimizer_and_scheduler`).
+        with_optimizer: false for an optimizer that is known not to restore its state.
 
     Yields:
         `adapter weights`, `optimizer state`, `LR schedule`: each only after every tensor
@@ -39,7 +44,7 @@ def prove_loaded(
         ("optimizer state", "optimizer.pt", trainer.optimizer),
         ("LR schedule", "scheduler.pt", trainer.lr_scheduler),
     ):
-        if (checkpoint / file).is_file():
+        if (checkpoint / file).is_file() and (with_optimizer or owner is not trainer.optimizer):
             stored = torch.load(checkpoint / file, map_location="cpu", weights_only=True)
             live = owner.state_dict()
             if owner is trainer.optimizer:

@@ -25,6 +25,8 @@ _RATE_JUMP = 0.2
 _NEAR = 4
 """Logged rates before the seam whose slopes tell what the schedule does near it."""
 _MEMORY_FACTOR = 1.10
+_LOADED = (".safetensors", ".bin", ".pt", ".pth", ".distcp")
+"""How the files end that a resume loads its state from."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Seam:
         memory_before: GPU memory in bytes when the checkpoint was made.
         changed: whether settings were changed on purpose, so that a jump is no fault.
         other_rows: why the rows are not those that the checkpoint knew would come; else empty.
+        edited: files of the checkpoint that its owner changed and sealed again.
     """
 
     step: int
@@ -50,6 +53,7 @@ class Seam:
     memory_before: int | None = None
     changed: bool = False
     other_rows: str = ""
+    edited: Sequence[str] = ()
     after: list[Mapping[str, Any]] = field(default_factory=list)
     memory_after: int | None = None
 
@@ -63,6 +67,9 @@ class Seam:
         """Judge what is known so far."""
         if self.other_rows:
             return Verdict(SeamWord.BROKEN, self.other_rows)
+        if loaded := [name for name in self.edited if name.endswith(_LOADED)]:
+            cause = f"{', '.join(loaded)} changed by hand after it was saved, and sealed again"
+            return Verdict(SeamWord.BROKEN, cause)
         if fault := self._state_fault() or self._rate_fault():
             return Verdict(SeamWord.BROKEN, fault)
         losses = [float(entry["loss"]) for entry in self.before if "loss" in entry]

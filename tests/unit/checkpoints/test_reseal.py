@@ -41,8 +41,12 @@ def test_what_was_edited_is_shown_and_sealed_again_with_all_else_kept(tmp_path: 
     ]
     after = reseal.reseal(Run(tmp_path), look(path))
     assert look(path).state == "intact"
-    for key in ("facts", "seconds_trained", "versions", "config", "trainer", "world_size"):
+    for key in ("facts", "seconds_trained", "versions", "config", "world_size"):
         assert getattr(after, key) == getattr(before, key)
+    assert after.trainer == {**before.trainer, "edited": ["README.md", "adapter_config.json"]}
+    (path / "optimizer.pt").write_bytes((path / "scheduler.pt").read_bytes())
+    again = reseal.reseal(Run(tmp_path), look(path))
+    assert again.trainer["edited"] == ["README.md", "adapter_config.json", "optimizer.pt"]
     assert set(before.files) - set(after.files) == {"README.md"}
 
 

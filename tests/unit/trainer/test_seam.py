@@ -144,3 +144,9 @@ def test_an_evaluation_is_no_logged_step() -> None:
     seam = Seam(3, [])
     seam.add({"step": 4, "eval_loss": 9.0})
     assert seam.after == []
+
+
+def test_a_state_that_was_changed_by_hand_does_not_go_on_from_before() -> None:
+    assert judged(edited=["adapter_config.json", "README.md"]).word == "continuous"
+    verdict = judged(edited=["README.md", "adapter_model.safetensors"])
+    assert verdict.word == "broken" and "adapter_model.safetensors" in verdict.cause

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from leviathan_train.checkpoints import seal as seals
 from leviathan_train.checkpoints import store
 from leviathan_train.config.effects import ORDER
+from leviathan_train.config.exactness import inexact_optimizer
 from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
@@ -132,7 +133,11 @@ class ResumeCallback(TrainerCallback):
             )
         process.say(f"Loading checkpoint: {checkpoint}")
         if process.rank == 0:
-            for name in proof.prove_loaded(trainer, checkpoint, loop.fresh or ()):
+            if why := inexact_optimizer(loop.config):
+                process.output.show(f"⚠️  {why}")
+            for name in proof.prove_loaded(
+                trainer, checkpoint, loop.fresh or (), with_optimizer=not why
+            ):
                 process.say(f"✅ Loaded {name}")
         other_callbacks.restore_callbacks(trainer)
         updates, schedule_steps = proof.counts(trainer)
@@ -149,6 +154,7 @@ class ResumeCallback(TrainerCallback):
             expected_rate=float(trainer.optimizer.param_groups[0]["lr"]),
             memory_before=seal.trainer.get("gpu_memory") if seal else None,
             changed=bool(changed),
+            edited=(seal.trainer.get("edited") or ()) if seal else (),
         )
         if seal:
             sums = seal.trainer.get("loss_sums") or []
