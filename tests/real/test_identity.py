@@ -14,6 +14,7 @@ import pytest
 
 from support.demo import MakeConfig
 from support.driver import differences, pause_at, start, train, training_state
+from support.exactness import resumed_at
 from support.forked import Forge
 
 pytestmark = pytest.mark.train
@@ -85,22 +86,6 @@ def count_two_batches_too_many() -> None:
 def forge(env: dict[str, str]) -> Iterator[Forge]:
     with Forge(env) as server:
         yield server
-
-
-def resumed_at(forge: Forge, make: MakeConfig, folder: Path, step: int, **more: Any) -> Path:
-    """Train straight to the end, then from the checkpoint of `step`; no bit may differ."""
-    patch = more.pop("patch", "")
-    (folder / "straight").mkdir()
-    (folder / "resumed").mkdir()
-    straight = forge.must_train(make(folder / "straight", **more), patch=patch)
-    checkpoint = straight.run / f"checkpoint-{step}"
-    resume = {"resume_from_checkpoint": str(checkpoint)}
-    resumed = forge.must_train(make(folder / "resumed", **more, **resume), patch=patch)
-    assert not differences(training_state(straight.checkpoint), training_state(resumed.checkpoint))
-    assert "Same rows in the same order" in resumed.output
-    sums = [done.records_of("metrics.jsonl")[-1]["train_loss"] for done in (straight, resumed)]
-    assert sums[0] == sums[1]
-    return checkpoint
 
 
 @pytest.mark.axolotl

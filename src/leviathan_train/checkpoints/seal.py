@@ -84,7 +84,7 @@ class Seal:
         world_size: number of ranks.
         versions: of leviathan-train and the libraries that made the checkpoint.
         config: the settings, secrets left out, that a resume is compared with.
-        trainer: sums that transformers does not keep; see `plugin`.
+        trainer: what transformers does not keep; see `trainer.writer`.
         files: relative path to size in bytes and SHA-256.
     """
 

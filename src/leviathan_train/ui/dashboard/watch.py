@@ -1,5 +1,5 @@
 """`leviathan status --watch`: a screen that stays open until the run ends, or lines without
-a terminal. `page` draws what is on the screen.
+a terminal. `draw` draws what is on the screen.
 """
 
 from __future__ import annotations
