@@ -125,7 +125,11 @@ def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
 def test_kinds_that_keep_a_state_of_their_own_are_exact_in_a_later_epoch(
     make_config: MakeConfig, forge: Forge, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    often = {"max_steps": 28, "save_steps": 22, "logging_steps": 3}  # 18 steps an epoch
+    often: dict[str, Any] = {
+        "max_steps": 28,
+        "save_steps": 22,
+        "logging_steps": 3,
+    }  # 18 steps an epoch
     resumed_at(forge, make_config, tmp_path, 22, **often, **settings)
 
 
@@ -180,8 +184,8 @@ def test_two_ranks_are_exact_in_a_later_epoch(
 def test_4_bit_weights_are_the_same_after_a_resume(
     make_config: MakeConfig, forge: Forge, tmp_path: Path
 ) -> None:
-    quantised = {"adapter": "qlora", "load_in_4bit": True, "lora_dropout": 0.1}
-    often = {"max_steps": 16, "save_steps": 8, "eval_steps": 4, "logging_steps": 3}
+    quantised: dict[str, Any] = {"adapter": "qlora", "load_in_4bit": True, "lora_dropout": 0.1}
+    often: dict[str, Any] = {"max_steps": 16, "save_steps": 8, "eval_steps": 4, "logging_steps": 3}
     resumed_at(forge, make_config, tmp_path, 8, **quantised, **often)
 
 

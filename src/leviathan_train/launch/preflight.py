@@ -24,7 +24,7 @@ from leviathan_train.config import requirements as needs
 from leviathan_train.config.base_model import model_folder
 from leviathan_train.config.changes import Change, Origin, changes_since
 from leviathan_train.config.effects import Effect
-from leviathan_train.config.exactness import inexact_optimizer
+from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config, normalise
 from leviathan_train.config.redact import redact
@@ -113,8 +113,7 @@ def settings(config: Config, *, has_gpu: bool) -> Iterator[Finding]:
     """Look at what the config itself decides, the same at each start: inputs, keys, GPU or not."""
     yield from _inputs(config)
     yield from _keys(config)
-    if why := inexact_optimizer(config):
-        hint = "Choose another optimizer if the run may be paused, for example adamw_torch."
+    for why, hint in inexact(config):
         yield Finding(Level.WARNING, Topic.CONFIG, f"{why}.", hint)
     try:
         needs.require_gpu(config, has_gpu=has_gpu)

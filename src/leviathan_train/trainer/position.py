@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers.trainer_utils import has_length
 
 from leviathan_train.trainer import upstream
 from leviathan_train.trainer.protocol import TrainerLike
@@ -16,15 +17,20 @@ from leviathan_train.trainer.protocol import TrainerLike
 def position(trainer: TrainerLike) -> dict[str, int]:
     """Where training stands in the data, in batches of one rank.
 
-    `global_step` alone does not tell: an epoch of packed rows may end some batches early.
+    `global_step` alone does not tell: an epoch of packed rows may end some batches early, and
+    so does one of streamed rows, of which transformers (`set_initial_training_values`) assumes
+    that it lasts for all steps of the training. Of these, `batches_per_epoch` is 0.
     """
-    batches = upstream.train_batches(trainer)
+    accumulation = int(trainer.args.gradient_accumulation_steps)
+    loader = trainer.callback_handler.train_dataloader
+    known = len(loader) * trainer.get_sp_size() if has_length(loader) else 0
+    batches = known or trainer.state.max_steps * accumulation
     epoch, done = divmod(round(trainer.state.epoch * batches), batches)
     return {
         "epoch": epoch,
         "batches": done,
-        "batches_per_epoch": batches,
-        "gradient_accumulation_steps": int(trainer.args.gradient_accumulation_steps),
+        "batches_per_epoch": known,
+        "gradient_accumulation_steps": accumulation,
     }
 
 
@@ -37,11 +43,11 @@ def start_at(trainer: TrainerLike, stored: Mapping[str, int]) -> None:
     steps = max(1, math.ceil(stored["batches_per_epoch"] / accumulation))
 
     def place(max_steps: int, steps_per_epoch: int) -> tuple[int, int] | None:
-        same = (steps, accumulation) == (
-            steps_per_epoch,
-            trainer.args.gradient_accumulation_steps,
-        )
-        if not same or trainer.args.ignore_data_skip:
+        if stored["batches_per_epoch"] and steps != steps_per_epoch:
+            return None
+        if trainer.args.gradient_accumulation_steps != accumulation:
+            return None
+        if trainer.args.ignore_data_skip:
             return None
         return stored["epoch"], stored["batches"]
 

@@ -211,11 +211,6 @@ def set_loss_sums(trainer: Any, sums: Sequence[float]) -> None:
 # -- the place in the data -------------------------------------------------------------
 
 
-def train_batches(trainer: TrainerLike) -> int:
-    """Batches of one rank in an epoch."""
-    return len(trainer.callback_handler.train_dataloader) * trainer.get_sp_size()
-
-
 def start_at(trainer: Any, place: Callable[[int, int], tuple[int, int] | None]) -> None:
     """Let training start at a place of our own.
 
