@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers.trainer_utils import has_length
 
 from leviathan_train.trainer import upstream
 from leviathan_train.trainer.protocol import TrainerLike
@@ -22,8 +21,7 @@ def position(trainer: TrainerLike) -> dict[str, int]:
     that it lasts for all steps of the training. Of these, `batches_per_epoch` is 0.
     """
     accumulation = int(trainer.args.gradient_accumulation_steps)
-    loader = trainer.callback_handler.train_dataloader
-    known = len(loader) * trainer.get_sp_size() if has_length(loader) else 0
+    known = upstream.train_batches(trainer)
     batches = known or trainer.state.max_steps * accumulation
     epoch, done = divmod(round(trainer.state.epoch * batches), batches)
     return {

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 
 from leviathan_train.errors import UsageError
 from leviathan_train.trainer.protocol import TrainerLike
@@ -209,6 +210,12 @@ def set_loss_sums(trainer: Any, sums: Sequence[float]) -> None:
 
 
 # -- the place in the data -------------------------------------------------------------
+
+
+def train_batches(trainer: TrainerLike) -> int:
+    """Batches of one rank in an epoch; 0 where rows are streamed and nobody knows."""
+    loader = trainer.callback_handler.train_dataloader
+    return len(loader) * trainer.get_sp_size() if has_length(loader) else 0
 
 
 def start_at(trainer: Any, place: Callable[[int, int], tuple[int, int] | None]) -> None:
