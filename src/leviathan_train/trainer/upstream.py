@@ -85,11 +85,9 @@ def check_upstream() -> str | None:
     """
     for hook in HOOKS:
         if fault := _fault(hook):
-            raise UpstreamError(
-                f"axolotl {_version('axolotl')} with transformers {_version('transformers')}:"
-                f" {fault}.",
-                "Install versions that are supported:  pip install leviathan-train",
-            )
+            installed = f"axolotl {_version('axolotl')}, transformers {_version('transformers')}"
+            hint = "Install versions that are supported:  pip install leviathan-train"
+            raise UpstreamError(f"{installed}: {fault}.", hint)
     minor = tuple(int(part) for part in re.findall(r"\d+", _version("axolotl"))[:2])
     if TESTED[0] <= minor <= TESTED[1]:
         return None
