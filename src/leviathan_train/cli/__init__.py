@@ -37,6 +37,7 @@ COMMANDS = (
     "runs",
     "checkpoints",
     "history",
+    "logs",
     "merge",
 )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what is read only to be listed needs none of these
     from leviathan_train.launch.requests import Outcome
     from leviathan_train.run.folder import Run
     from leviathan_train.run.history import Past
+    from leviathan_train.run.session import Session
 
 Value = dict[str, Any]
 
@@ -223,6 +224,17 @@ def _session(past: Past) -> Value:
         "steps_per_second": past.steps_per_second,
         "resumed_from": past.launch.resume_from,
         "log": str(past.session.log),
+    }
+
+
+def log(run: Run, session: Session, content: bytes) -> Value:
+    """The log of a session."""
+    return {
+        "run": run.name,
+        "session": session.id,
+        "path": str(session.log),
+        "bytes": len(content),
+        "lines": content.decode("utf-8", "replace").splitlines(),
     }
 
 
