@@ -38,6 +38,7 @@ COMMANDS = (
     "checkpoints",
     "history",
     "logs",
+    "plot",
     "merge",
 )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what is read only to be listed needs none of these
     from leviathan_train.run.folder import Run
     from leviathan_train.run.history import Past
     from leviathan_train.run.session import Session
+    from leviathan_train.ui.plot.figure import Figure
 
 Value = dict[str, Any]
 
@@ -235,6 +236,29 @@ def log(run: Run, session: Session, content: bytes) -> Value:
         "path": str(session.log),
         "bytes": len(content),
         "lines": content.decode("utf-8", "replace").splitlines(),
+    }
+
+
+def plot(figures: Sequence[Figure]) -> Value:
+    """All that `leviathan plot` draws, and every logged value, however many share a pixel."""
+    return {
+        "runs": [
+            {
+                "run": figure.name,
+                "path": figure.path,
+                "curves": {
+                    name: {
+                        "points": curve.points,
+                        "superseded": curve.superseded,
+                        "not_finite": curve.not_finite,
+                    }
+                    for name, curve in figure.curves.items()
+                },
+                "sessions": [asdict(mark) for mark in figure.sessions],
+                "checkpoints": [asdict(saved) for saved in figure.checkpoints],
+            }
+            for figure in figures
+        ]
     }
 
 
