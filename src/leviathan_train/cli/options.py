@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from leviathan_train.cli import complete
 from leviathan_train.errors import UsageError
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
@@ -18,8 +19,13 @@ from leviathan_train.run.records import PAUSE_GRACE
 if TYPE_CHECKING:
     from leviathan_train.launch.command import Typed
 
-run_argument = click.argument("run", required=False)
-config_argument = click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+run_argument = click.argument("run", required=False, shell_complete=complete.runs)
+config_argument = click.argument(
+    "config_path",
+    metavar="CONFIG",
+    type=click.Path(path_type=Path),
+    shell_complete=complete.configs,
+)
 sets_option = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG."
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli import EXIT_STATUS, complete
 from leviathan_train.cli.options import LaunchCommand, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
@@ -33,6 +33,7 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
     metavar="ask|auto|never|latest|best|STEP|PATH",
     help="What to resume from. Without a terminal, ask means auto. `never` starts over and sets"
     " existing checkpoints aside; the PATH of one that was set aside brings it back.",
+    shell_complete=complete.resumes,
 )
 @click.option("--yes", is_flag=True, help="Answer yes to every question.")
 @click.option("--until", metavar="HH:MM", help="Save and stop early enough to be off the GPU then.")
