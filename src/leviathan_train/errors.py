@@ -31,6 +31,10 @@ class UsageError(LeviathanError):
     exit_code = USAGE
 
 
+class Busy(LeviathanError):
+    """Another training of the same run is going on."""
+
+
 class Stopped(LeviathanError):
     """A person ended the command; that is not a failure, and is not shown as one."""
 

@@ -16,6 +16,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "leviathan_train"
 MODULES = {str(path.relative_to(SOURCE)): path for path in sorted(SOURCE.rglob("*.py"))}
+DRAWING = {"PIL", "matplotlib", "numpy"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "axolotl", "datasets", "safetensors"}
 
 LONGEST_MODULE = 350
@@ -159,14 +160,16 @@ def test_a_name_of_our_own_is_no_private_name(line: str) -> None:
     assert not list(private_names(ast.parse(line)))
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["checkpoints", "list"], ["merge"], ["check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["checkpoints", "list"], ["merge"], ["check"], ["plot"]]
+)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys\n"
         "from leviathan_train.cli import main\n"
         f"try: main({[*command, '--help']!r})\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
-        f"loaded = {HEAVY!r} & set(sys.modules)\n"
+        f"loaded = {HEAVY | DRAWING!r} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

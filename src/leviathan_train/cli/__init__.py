@@ -37,6 +37,8 @@ COMMANDS = (
     "runs",
     "checkpoints",
     "history",
+    "logs",
+    "plot",
     "merge",
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli import EXIT_STATUS, complete
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
 from leviathan_train.config.load import Config, load_config
@@ -22,7 +22,7 @@ from leviathan_train.ui import text as render
 
 
 @click.command(short_help="Merge the adapter into the base model.", epilog=EXIT_STATUS)
-@click.argument("run", metavar="[RUN|CONFIG]", required=False)
+@click.argument("run", metavar="[RUN|CONFIG]", required=False, shell_complete=complete.runs)
 @click.option(
     "--checkpoint",
     "choice",
@@ -30,6 +30,7 @@ from leviathan_train.ui import text as render
     show_default=True,
     metavar="final|best|latest|STEP|PATH",
     help="The adapter to merge.",
+    shell_complete=complete.adapters,
 )
 @click.option(
     "--output",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from leviathan_train.cli import complete
+from leviathan_train.errors import UsageError
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import PAUSE_GRACE
@@ -17,8 +19,13 @@ from leviathan_train.run.records import PAUSE_GRACE
 if TYPE_CHECKING:
     from leviathan_train.launch.command import Typed
 
-run_argument = click.argument("run", required=False)
-config_argument = click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+run_argument = click.argument("run", required=False, shell_complete=complete.runs)
+config_argument = click.argument(
+    "config_path",
+    metavar="CONFIG",
+    type=click.Path(path_type=Path),
+    shell_complete=complete.configs,
+)
 sets_option = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG."
 )
@@ -72,6 +79,20 @@ def _words(param: click.Parameter, value: object) -> Iterator[str]:
             yield param.opts[-1]
         if not (isinstance(param, click.Option) and param.is_flag):
             yield f"{one:g}" if isinstance(one, float) else str(one)
+
+
+def check_output(output: Path, suffixes: tuple[str, ...]) -> None:
+    """Check that a file for `--output` has one of the endings and can be written there.
+
+    Raises:
+        UsageError: it has not, is a folder, or its folder is not there.
+    """
+    if output.suffix not in suffixes:
+        wanted = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise UsageError(f"--output {output}: {wanted}, not {output.suffix or 'nothing'}.")
+    if output.is_dir() or not output.parent.is_dir():
+        wrong = "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+        raise UsageError(f"--output {output}: {wrong}.")
 
 
 def find_run(target: str | None, *, quiet: bool = False) -> Run:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli import EXIT_STATUS, complete
 from leviathan_train.cli.options import LaunchCommand, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
-from leviathan_train.errors import DONE
+from leviathan_train.errors import DONE, UsageError
+from leviathan_train.launch.on_end import on_end as at_the_end
 from leviathan_train.launch.schedule import TimeLimit
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
@@ -32,6 +33,7 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
     metavar="ask|auto|never|latest|best|STEP|PATH",
     help="What to resume from. Without a terminal, ask means auto. `never` starts over and sets"
     " existing checkpoints aside; the PATH of one that was set aside brings it back.",
+    shell_complete=complete.resumes,
 )
 @click.option("--yes", is_flag=True, help="Answer yes to every question.")
 @click.option("--until", metavar="HH:MM", help="Save and stop early enough to be off the GPU then.")
@@ -62,6 +64,12 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
     metavar="N",
     help="Restart after a crash, at most N times without progress.",
 )
+@click.option(
+    "--on-end",
+    metavar="COMMAND",
+    help="Run COMMAND in a shell, once, when this command ends, however it ends. LEVIATHAN_RUN,"
+    " _PATH, _STATUS, _END, _STEP and _WHY in its environment tell how.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, print the command, start nothing.")
 @click.pass_context
 def train(
@@ -75,6 +83,7 @@ def train(
     sets: tuple[str, ...],
     window: str | None,
     max_restarts: int,
+    on_end: str | None,
     dry_run: bool,
     accelerate_args: tuple[str, ...],
 ) -> int:
@@ -88,6 +97,8 @@ def train(
     cfg = load_config(config_path, sets)
     limit = TimeLimit.parse(until, for_)
     hours = Window.parse(window) if window is not None else None
+    if on_end is not None and not on_end.strip():
+        raise UsageError("--on-end is empty.", "Example:  --on-end 'mail -s \"$LEVIATHAN_END\" me'")
     again = typed(ctx, without=_ONLY_ONCE)
     screen = Screen()
     options = Options(again, choice, yes, grace, accelerate_args)
@@ -99,7 +110,8 @@ def train(
     if dry_run:
         screen.line(shlex.join(plan.argv))
         return DONE
-    end = starter.train_all(plan, limit, hours, max_restarts)
-    status = starter.exit_status(end)
-    screen.outcome(starter.run, again.again(), end, status)
-    return status
+    with at_the_end(on_end, starter.run, screen.line) as result:
+        result.end = starter.train_all(plan, limit, hours, max_restarts)
+        result.status = starter.exit_status(result.end)
+        screen.outcome(starter.run, again.again(), result.end, result.status)
+    return result.status

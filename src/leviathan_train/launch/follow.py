@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from leviathan_train.checkpoints.store import step_of
 from leviathan_train.config.redact import is_secret
@@ -53,7 +53,7 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
             config=str(plan.config.path),
             cli=True,
             argv=tuple(_shown(part) for part in argv or plan.argv),
-            typed=tuple(_shown(part) for part in plan.typed.line()),
+            typed=tuple(_shown(part) for part in _recordable(plan.typed.line())),
             cwd=os.getcwd(),
             resume_from=str(plan.resume_from) if plan.resume_from else None,
             resume_step=offer.step if offer.checkpoint else None,
@@ -65,6 +65,15 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
             grace=plan.grace,
         )
     )
+
+
+def _recordable(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command without `--on-end`: it may hold a credential, in any form."""
+    own = words[: words.index("--")] if "--" in words else words
+    skipped = {
+        at + offset for at, word in enumerate(own) if word == "--on-end" for offset in (0, 1)
+    }
+    return (word for at, word in enumerate(words) if at not in skipped)
 
 
 def _shown(argument: str) -> str:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from leviathan_train.errors import LeviathanError
+from leviathan_train.errors import Busy, LeviathanError
 from leviathan_train.run import liveness
 from leviathan_train.run.records import PROTOCOL, Launch
 from leviathan_train.run.session import Session
@@ -181,12 +181,12 @@ def kill_orphans(run: Run) -> None:
         processes.wait_gone(pids, 1.0)
 
 
-def busy(run: Run, session: Session) -> LeviathanError:
+def busy(run: Run, session: Session) -> Busy:
     """The refusal to touch a run that is training."""
     named = session.processes()
     process = next((named[role] for role in ("rank0", "launcher", "cli") if role in named), None)
     who = f"process {process.pid} on {process.host}" if process else f"a process on {session.host}"
-    return LeviathanError(
+    return Busy(
         f"{run.name} is already training: {who}, since {session.id}.",
         f"See it with:  leviathan status {run.name}    Stop it with:  leviathan pause {run.name}",
     )

@@ -1,15 +1,97 @@
-"""What a process left in its log: its last lines, and the error that ended it."""
+"""The logs of a run's sessions: all of one as it grows, its last lines, its last error."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from leviathan_train.errors import UsageError
+from leviathan_train.run import liveness
+from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause
+from leviathan_train.run.session import Session
 
 TAIL = 200_000
 """Bytes of a log in which its last error is looked for."""
+_PIECE = 1 << 20
+_POLL = 0.2
+
+
+def newest_logged(run: Run) -> Session:
+    """The newest session that has a log; one that waits for its window has none.
+
+    Raises:
+        UsageError: there is none.
+    """
+    sessions = run.sessions()
+    for session in reversed(sessions):
+        if session.log.is_file():
+            return session
+    if not sessions:
+        raise UsageError(
+            f"{run.name} has no log: no session of leviathan is recorded in {run.path}.",
+            "A log is written by:  leviathan train CONFIG",
+        )
+    raise UsageError(
+        f"{run.name} has no log: there is no file {sessions[-1].log}.",
+        f"What else is known of its sessions:  leviathan history {run.name}",
+    )
+
+
+def pieces(session: Session) -> Iterator[bytes]:
+    """The log of a session up to its end as it is now.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with session.log.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            yield piece
+
+
+def follow(
+    run: Run, session: Session, *, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[bytes]:
+    """The log of a session as it grows, and those of the sessions after it.
+
+    It ends when the newest session has ended and the command that started it as well: with
+    `--max-restarts` or `--window`, that command goes on with further sessions.
+
+    Raises:
+        OSError: a log cannot be read.
+    """
+    while True:
+        with session.log.open("rb") as stream:
+            while True:
+                # In this order: what is written before an end, or a next session, is not missed.
+                after, over = _logged_after(run, session), _is_over(run)
+                while piece := stream.read(_PIECE):
+                    yield piece
+                if after or over:
+                    break
+                sleep(_POLL)
+        if after is None:
+            return
+        session = after
+
+
+def _logged_after(run: Run, session: Session) -> Session | None:
+    """The next session that has a log."""
+    later = (one for one in run.sessions() if one.id > session.id and one.log.is_file())
+    return next(later, None)
+
+
+def _is_over(run: Run) -> bool:
+    """Whether nothing lives that could write another line."""
+    newest = run.session()
+    if newest is None:
+        return True
+    over = not liveness.alive(newest) and not liveness.command_alive(newest)
+    # A session that waited for its window is removed when that opens.
+    return over and run.session() == newest
 
 
 def cause_in(log: Path) -> tuple[str, Cause]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # what is read only to be listed needs none of these
     from leviathan_train.launch.requests import Outcome
     from leviathan_train.run.folder import Run
     from leviathan_train.run.history import Past
+    from leviathan_train.run.session import Session
+    from leviathan_train.ui.plot.figure import Figure
 
 Value = dict[str, Any]
 
@@ -223,6 +225,40 @@ def _session(past: Past) -> Value:
         "steps_per_second": past.steps_per_second,
         "resumed_from": past.launch.resume_from,
         "log": str(past.session.log),
+    }
+
+
+def log(run: Run, session: Session, content: bytes) -> Value:
+    """The log of a session."""
+    return {
+        "run": run.name,
+        "session": session.id,
+        "path": str(session.log),
+        "bytes": len(content),
+        "lines": content.decode("utf-8", "replace").splitlines(),
+    }
+
+
+def plot(figures: Sequence[Figure]) -> Value:
+    """All that `leviathan plot` draws, and every logged value, however many share a pixel."""
+    return {
+        "runs": [
+            {
+                "run": figure.name,
+                "path": figure.path,
+                "curves": {
+                    name: {
+                        "points": curve.points,
+                        "superseded": curve.superseded,
+                        "not_finite": curve.not_finite,
+                    }
+                    for name, curve in figure.curves.items()
+                },
+                "sessions": [asdict(mark) for mark in figure.sessions],
+                "checkpoints": [asdict(saved) for saved in figure.checkpoints],
+            }
+            for figure in figures
+        ]
     }
 
 

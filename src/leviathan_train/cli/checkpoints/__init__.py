@@ -9,7 +9,7 @@ import click
 
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.cli import EXIT_STATUS, LazyGroup
+from leviathan_train.cli import EXIT_STATUS, LazyGroup, complete
 from leviathan_train.errors import Declined, UsageError
 from leviathan_train.run.folder import Run
 
@@ -34,7 +34,12 @@ def checkpoints() -> None:
     """List, verify, export and clean up a run's checkpoints."""
 
 
-step_option = click.option("--step", metavar="STEP", help="Only the checkpoint of this step.")
+step_option = click.option(
+    "--step",
+    metavar="STEP",
+    help="Only the checkpoint of this step.",
+    shell_complete=complete.steps,
+)
 
 
 def scan(run: Run, read: store.Read) -> list[Checkpoint]:

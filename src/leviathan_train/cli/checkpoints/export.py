@@ -11,8 +11,7 @@ import click
 from leviathan_train.checkpoints.store import Read
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan
-from leviathan_train.cli.options import as_json, find_run, run_argument
-from leviathan_train.errors import UsageError
+from leviathan_train.cli.options import as_json, check_output, find_run, run_argument
 from leviathan_train.system.files import write_text
 from leviathan_train.ui import text, values
 
@@ -35,11 +34,7 @@ def export(run: str | None, output: Path | None, json: bool) -> None:
     Example:  leviathan checkpoints export --output checkpoints.json
     """
     if output is not None:
-        if output.suffix not in {".json", ".csv"}:
-            raise UsageError(f"--output {output}: .json or .csv, not {output.suffix or 'nothing'}.")
-        if output.is_dir() or not output.parent.is_dir():
-            wrong = "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
-            raise UsageError(f"--output {output}: {wrong}.")
+        check_output(output, (".json", ".csv"))
     found = find_run(run, quiet=True)
     value = values.export(found, scan(found, Read.NOTHING))
     if output is None:

@@ -6,7 +6,7 @@ import click
 
 from leviathan_train.checkpoints import reseal as resealing
 from leviathan_train.checkpoints import store
-from leviathan_train.cli import EXIT_STATUS
+from leviathan_train.cli import EXIT_STATUS, complete
 from leviathan_train.cli.checkpoints import allow, step_number
 from leviathan_train.cli.options import find_run, run_argument
 from leviathan_train.ui import text
@@ -14,7 +14,13 @@ from leviathan_train.ui import text
 
 @click.command(short_help="Seal again one that was edited on purpose.", epilog=EXIT_STATUS)
 @run_argument
-@click.option("--step", required=True, metavar="STEP", help="The checkpoint that was edited.")
+@click.option(
+    "--step",
+    required=True,
+    metavar="STEP",
+    help="The checkpoint that was edited.",
+    shell_complete=complete.steps,
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reseal(run: str | None, step: str, yes: bool) -> None:
     """Seal again a checkpoint that was edited on purpose, after showing what changed.

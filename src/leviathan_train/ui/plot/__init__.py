@@ -1,0 +1,1 @@
+"""`leviathan plot`: the curves of runs in one figure, as a page or a picture."""
