@@ -96,8 +96,8 @@ def cli(debug: bool) -> None:
     leviathan checkpoints list                            what is saved
     leviathan merge                                       a model to serve
 
-    RUN is a run's name, its folder, or its config. Left out, it is the run used last
-    below work/training.
+    RUN is a run's name, its folder, or its config. Left out, it is the run used last in this
+    folder; for status, pause, save, stop and history, the one that trains, wherever it is.
     """
 
 

@@ -28,6 +28,7 @@ from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.schedule import TimeLimit, supervise
 from leviathan_train.launch.window import Window, wait_for_window
 from leviathan_train.run.folder import Run, busy
+from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
 from leviathan_train.run.sweep import sweep
 
@@ -206,7 +207,7 @@ class Starter:
         self._dialog.tell(f"{self.run.name} is already finished, at step {step}.")
         self._dialog.tell(
             "Train longer: raise num_epochs or max_steps.  Start over: --resume never."
-            f"  Use it:  leviathan merge {self.run.name}"
+            f"  Use it:  leviathan merge {in_command(self.run)}"
         )
         return True
 

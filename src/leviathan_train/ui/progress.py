@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leviathan_train.errors import PAUSED
+from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Ending, Phase
 from leviathan_train.system import signs
 from leviathan_train.ui import text as render
@@ -101,7 +102,7 @@ class Screen:
         if end.kind is Ending.PAUSED:
             self.line(f"Resume with:  {again}")
         elif end.kind is Ending.FINISHED:
-            self.line(f"Merge it with:  leviathan merge {run.name}")
+            self.line(f"Merge it with:  leviathan merge {in_command(run)}")
         elif end.kind is Ending.KILLED:
             self.line(f"Killed: {render.one_line(end.why)}.")
             if status == PAUSED:

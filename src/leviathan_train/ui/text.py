@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Ending, Phase, SeamWord
 from leviathan_train.system import signs
 from leviathan_train.system.units import clock
@@ -117,7 +120,7 @@ def request(done: Outcome) -> None:
     name, end = done.run.name, done.end
     if done.host:
         print(f"{name} trains on {done.host}. The request is left there and will be obeyed.")
-        print(f"See it with:  leviathan status {name}")
+        print(f"See it with:  leviathan status {in_command(done.run)}")
     elif end is None or end.kind is Ending.PAUSED:
         print(f"Checkpoint saved to {done.run.path / (done.checkpoint or '')}")
         if end:
@@ -170,21 +173,23 @@ def status(value: Any) -> None:
 def runs(value: Any) -> None:
     """The table of `leviathan runs`."""
     if not value["runs"]:
-        print("No run below work/training yet. Start one with:  leviathan train CONFIG")
+        print("No run yet. Start one with:  leviathan train CONFIG")
         return
+    times = Counter(item["run"] for item in value["runs"])
     rows = [
         [
-            plain(item["run"]),
+            plain(item["run"] if times[item["run"]] == 1 else item["path"]),
             PHASES.get(item["phase"], item["phase"]),
             f"{item['step']}/{item['max_steps'] or '?'}",
             str(item["checkpoints"]),
             size(item["bytes"]),
             ago(item["used"]),
+            plain(Path(item["path"]).parent),
         ]
         for item in value["runs"]
     ]
-    headers = ["Run", "Phase", "Step", "Checkpoints", "Size", "Used"]
-    table(headers, rows, spare=["Checkpoints", "Size"])
+    headers = ["Run", "Phase", "Step", "Checkpoints", "Size", "Used", "In"]
+    table(headers, rows, spare=["Checkpoints", "Size", "In"])
 
 
 def history(value: Any) -> None:

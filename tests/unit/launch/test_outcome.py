@@ -73,7 +73,7 @@ def test_the_advice_hangs_on_the_cause_and_not_on_the_words(tmp_path: Path) -> N
     words = "no space left, CUDA out of memory, plugin"
     advice = {cause: outcome.advice(run, end(Ending.CRASHED, cause, words)) for cause in Cause}
     assert "micro_batch_size" in advice[Cause.GPU_MEMORY]
-    assert "leviathan checkpoints cleanup run --keep 1" in advice[Cause.DISK]
+    assert f"leviathan checkpoints cleanup {run.path} --keep 1" in advice[Cause.DISK]
     assert "can import leviathan_train" in advice[Cause.PLUGIN]
     assert advice[Cause.FAULT] == advice[Cause.UNKNOWN] != advice[Cause.DIED]
 
