@@ -6,7 +6,6 @@ Nothing here knows a terminal: what is told and asked goes through a `Dialog`, s
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from leviathan_train.errors import UsageError
 from leviathan_train.launch import command, confirm, follow, outcome, preflight, resume
 from leviathan_train.launch.command import Plan, Typed
 from leviathan_train.launch.confirm import Dialog
-from leviathan_train.launch.preflight import Finding, Level, Topic
+from leviathan_train.launch.findings import Finding, Level, Topic
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.schedule import TimeLimit, supervise
 from leviathan_train.launch.window import Window, wait_for_window
@@ -31,6 +30,9 @@ from leviathan_train.run.folder import Run, busy
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
 from leviathan_train.run.sweep import sweep
+
+_READING = 1.0
+"""Seconds for which the data files are read before a start."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,16 @@ class Starter:
             UsageError: an input or a package is missing, a key is unknown, or a GPU is needed.
             LeviathanError: the run is training already.
         """
-        found = list(preflight.settings(self.config, has_gpu=command.has_gpu()))
+        # What a checkpoint was trained on could be read.
+        seconds = 0.0 if checkpoints.folders(self.run) else _READING
+        found = list(preflight.settings(self.config, has_gpu=command.has_gpu(), seconds=seconds))
+        if not any(one.level is Level.ERROR for one in found):
+            found += preflight.known_keys(self.config, self._dialog.tell)
         passable = {Topic.KEYS} if self._options.yes else set()
         errors = [one for one in found if one.level is Level.ERROR and one.topic not in passable]
         if errors:
             first = errors[0]
-            check = f"leviathan check {shlex.quote(str(self.config.path))}"
+            check = self._options.typed.check()
             more = f" ({len(errors) - 1} more: {check})" if len(errors) > 1 else ""
             hint = first.hint
             if first.topic is Topic.KEYS:
