@@ -96,7 +96,9 @@ def test_each_command_that_is_shown_works_as_it_is_typed(
     merged = typed(merge, project, env)
     assert merged.returncode == 0, merged.stderr
     over = leviathan("train", "my lora.yaml", cwd=project, env=env, check=0)
-    assert shown(over.stdout) == [merge]
+    use, start_over = shown(over.stdout)
+    assert use == merge
+    assert typed(f"{start_over} --dry-run", project, env).returncode == 0
 
 
 def test_what_axolotl_fails_of_is_told_with_its_file(

@@ -15,6 +15,8 @@ from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Cause, End, Ending
 
+_LONG = 240
+"""Characters of a cause that are shown; the log has the rest."""
 _USAGE_CAUSES = frozenset({Cause.CONFIG, Cause.UPSTREAM})
 
 
@@ -58,6 +60,7 @@ def failure(run: Run, end: End, log: Path) -> LeviathanError:
         log: where the whole log of that session is.
     """
     why = " ".join(end.why.split())
+    why = why if len(why) <= _LONG else f"{why[: _LONG - 3]}..."
     if end.cause is Cause.UPSTREAM:
         return UsageError(
             f"This version of Axolotl cannot be trained with: {why}",

@@ -120,7 +120,7 @@ class Starter:
         rebuild = False
         if not dry_run:
             if offer.ask:
-                offer = confirm.confirm_resume(self._dialog, run, offer, found)
+                offer = confirm.confirm_resume(self._dialog, run, offer, found, options.typed)
             if offer.checkpoint and first:
                 rebuild = confirm.confirm_changes(self._dialog, differences, yes=options.yes)
         resume_from = self._resume_from(offer)
@@ -211,10 +211,10 @@ class Starter:
         if step is None or (newest and resume.trains_longer(self.config, newest)):
             return False
         self._dialog.tell(f"{self.run.name} is already finished, at step {step}.")
-        self._dialog.tell(
-            "Train longer: raise num_epochs or max_steps.  Start over: --resume never."
-            f"  Use it:  leviathan merge {in_command(self.run)}"
-        )
+        over = self._options.typed.again("--resume", "never")
+        self._dialog.tell(f"Use it:  leviathan merge {in_command(self.run)}")
+        self._dialog.tell("Train longer: raise num_epochs or max_steps.")
+        self._dialog.tell(f"Start over, setting its checkpoints aside:  {over}")
         return True
 
     def _resume_from(self, offer: Offer) -> Path | None:
@@ -249,5 +249,5 @@ class Starter:
         processes = command.processes_of(self._options.accelerate, has_gpu=command.has_gpu())
         found = changes_since(origin_of(offer.checkpoint), self.config, world_size=processes)
         self._dialog.show_changes(found)
-        confirm.refuse(self.config, offer.checkpoint, found)
+        confirm.refuse(self.config, offer.checkpoint, found, self._options.typed)
         return found

@@ -82,3 +82,6 @@ def test_a_cause_of_several_lines_is_told_in_one(tmp_path: Path) -> None:
     crash = end(Ending.CRASHED, Cause.FAULT, "RuntimeError: a\n  b")
     error = outcome.failure(Run(tmp_path), crash, tmp_path / "log")
     assert error.message == "Training failed: RuntimeError: a b"
+    crash = end(Ending.CRASHED, Cause.FAULT, "word " * 200)
+    told = outcome.failure(Run(tmp_path), crash, tmp_path / "log").message
+    assert len(told) < 300 and told.endswith("...")
