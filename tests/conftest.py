@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 import yaml
 
 from support.demo import PLUGIN, ROOT, ROWS, Demo, MakeConfig
+
+_numbers = itertools.count()
 
 # A job that a script starts with `&` ignores SIGINT, and so would every child of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -33,12 +36,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
-    """The user's cache, one for all workers: Axolotl is asked once what it knows."""
+    """The user's cache, one for all workers: Axolotl is asked once what it knows.
+
+    Runs are remembered in a folder of the worker's own, and not in the developer's.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(base / "state"))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a test does in its own process, it remembers for itself."""
+    folder = tmp_path_factory.getbasetemp() / "states" / str(next(_numbers))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
 
 
 @pytest.fixture(scope="session")

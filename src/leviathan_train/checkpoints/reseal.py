@@ -11,6 +11,7 @@ from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint, FaultError, Seal
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
+from leviathan_train.run.lookup import in_command
 
 
 def changes(checkpoint: Checkpoint) -> list[str]:
@@ -43,7 +44,7 @@ def reseal(run: Run, checkpoint: Checkpoint) -> Seal:
     if run.live_session() and not checkpoints.is_sealed(path):
         raise LeviathanError(
             f"{refusal}: {run.name} is training and may be writing it.",
-            f"Pause it first:  leviathan pause {run.name}",
+            f"Pause it first:  leviathan pause {in_command(run)}",
         )
     try:
         facts = structure.read_facts(path, checkpoint.step)

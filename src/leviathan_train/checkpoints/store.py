@@ -27,7 +27,7 @@ from leviathan_train.checkpoints.seal import Stat
 from leviathan_train.checkpoints.seal import facts_of as facts_of
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
-from leviathan_train.run.lookup import is_run
+from leviathan_train.run.lookup import in_command, is_run
 from leviathan_train.system.files import read_json, sync_folder
 
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
@@ -282,7 +282,7 @@ def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:
             raise UsageError(
                 f"{run.name} has no intact checkpoint: {checkpoints[-1].name}:"
                 f" {checkpoints[-1].reason}.",
-                f"See them all with:  leviathan checkpoints list {run.name}",
+                f"See them all with:  leviathan checkpoints list {in_command(run)}",
             )
         return found
     if choice == "best":

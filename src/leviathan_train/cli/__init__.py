@@ -98,8 +98,8 @@ def cli(debug: bool) -> None:
     leviathan checkpoints list                            what is saved
     leviathan merge                                       a model to serve
 
-    RUN is a run's name, its folder, or its config. Left out, it is the run used last
-    below work/training.
+    RUN is a run's name, its folder, or its config. Left out, it is the run used last in this
+    folder; for status, pause, save, stop and history, the one that trains, wherever it is.
     """
 
 
@@ -119,7 +119,8 @@ def main(args: list[str] | None = None) -> None:
         status = cli.main(args, prog_name="leviathan", standalone_mode=False)
     except Stopped as error:
         status = error.exit_code
-        click.echo("\n".join(filter(None, (error.message, error.hint))), err=True)
+        for told in filter(None, (error.message, error.hint)):
+            click.echo(_folded(told), err=True)
     except LeviathanError as error:
         status = error.exit_code
         _report(error.message, error.hint, debug)
@@ -154,6 +155,12 @@ def _report(message: str, hint: str | None, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     colour = None if os.environ.get("NO_COLOR") else "red"
-    click.secho(f"Error: {message}", fg=colour, err=True)
+    click.secho(_folded(f"Error: {message}"), fg=colour, err=True)
     if hint:
-        click.echo(hint, err=True)
+        click.echo(_folded(hint), err=True)
+
+
+def _folded(text: str) -> str:
+    from leviathan_train.ui.text import folded  # reads nothing else that takes time
+
+    return folded(text, sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import click
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, config_argument, sets_option
 from leviathan_train.launch import preflight
-from leviathan_train.launch.preflight import Level
+from leviathan_train.launch.findings import Level, document, exit_status
 from leviathan_train.system import signs
 from leviathan_train.ui import text as render
 
@@ -23,19 +24,24 @@ _SIGNS = {Level.OK: signs.OK, Level.WARNING: signs.WARNING, Level.ERROR: signs.F
 def check(config_path: Path, sets: tuple[str, ...], json: bool) -> int:
     """Tell what would stop CONFIG, or change its result, before a GPU is touched.
 
-    Looks at the keys, the inputs, what changed since the newest checkpoint, the GPU and
-    the disk, and has Axolotl validate the config. If anything would stop it, the exit status
-    is the one that train would end with.
+    Looks at the base model, every row of the local data, what changed since the newest
+    checkpoint, the GPU, the disk and the keys, and has Axolotl validate the config. If anything
+    would stop it, the exit status is the one that train would end with.
 
     Example:  leviathan check configs/demo_cpu.yaml
     """
-    findings = []
-    for finding in preflight.check(config_path, sets):
-        findings.append(finding)
+    found = []
+
+    def tell(line: str) -> None:
+        if not json and sys.stdout.isatty():
+            click.echo(line)
+
+    for finding in preflight.check(config_path, sets, tell=tell):
+        found.append(finding)
         if not json:
-            click.echo(f"{_SIGNS[finding.level]} {finding.message}")
+            click.echo(render.folded(f"{_SIGNS[finding.level]} {finding.message}", sys.stdout))
             if finding.hint:
-                click.echo(f"   {finding.hint}")
+                click.echo(render.folded(f"   {finding.hint}", sys.stdout))
     if json:
-        render.document(preflight.document(config_path, findings))
-    return preflight.exit_status(findings)
+        render.document(document(config_path, found))
+    return exit_status(found)

@@ -19,6 +19,6 @@ def history(run: str | None, json: bool) -> None:
 
     Example:  leviathan history leviathan_10pct_a4000
     """
-    found = find_run(run, quiet=json)
+    found = find_run(run, quiet=json, live=True)
     value = values.history(found, sessions.history(found))
     text.document(value) if json else text.history(value)

@@ -95,13 +95,16 @@ def check_output(output: Path, suffixes: tuple[str, ...]) -> None:
         raise UsageError(f"--output {output}: {wrong}.")
 
 
-def find_run(target: str | None, *, quiet: bool = False) -> Run:
-    """The run meant by the RUN argument; the one used last is named on the screen.
+def find_run(target: str | None, *, quiet: bool = False, live: bool = False) -> Run:
+    """The run meant by the RUN argument; one that was not named is named on the screen.
 
     Args:
         quiet: name it on stderr, since stdout is for data.
+        live: of several, the one that trains is meant; see `lookup.find`.
     """
-    found = lookup.find(target)
+    found = lookup.find(target, live=live)
     if target is None:
-        print(f"Run: {found.name}", file=sys.stderr if quiet else sys.stdout, flush=True)
+        name = lookup.shortest_name(found)
+        where = f" ({found.path})" if found.path.is_absolute() and name == found.name else ""
+        print(f"Run: {name}{where}", file=sys.stderr if quiet else sys.stdout, flush=True)
     return found

@@ -28,7 +28,7 @@ def pause(run: str | None, grace: float, json: bool) -> int:
 
     Example:  leviathan pause leviathan_10pct_a4000
     """
-    return tell(pause_and_wait(find_run(run, quiet=json), "pause", grace), json=json)
+    return tell(pause_and_wait(find_run(run, quiet=json, live=True), "pause", grace), json=json)
 
 
 def pause_and_wait(run: Run, command: str, grace: float) -> Outcome:

@@ -12,10 +12,12 @@ from leviathan_train.run.lookup import all_runs
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="List every run below work/training.", epilog=EXIT_STATUS)
+@click.command(short_help="List every run on this machine.", epilog=EXIT_STATUS)
 @as_json
 def runs(json: bool) -> None:
-    """List every run below work/training, the one used last first.
+    """List every run below work/training, and every one that trained elsewhere.
+
+    Those that train come first, then the one used last.
 
     Example:  leviathan runs
     """

@@ -18,4 +18,4 @@ def save(run: str | None, json: bool) -> int:
 
     Example:  leviathan save
     """
-    return tell(requests.save(find_run(run, quiet=json), asker("save")), json=json)
+    return tell(requests.save(find_run(run, quiet=json, live=True), asker("save")), json=json)

@@ -20,7 +20,7 @@ def stop(run: str | None, grace: float, now: bool, json: bool) -> int:
 
     Example:  leviathan stop --now
     """
-    found = find_run(run, quiet=json)
+    found = find_run(run, quiet=json, live=True)
     if now:
         return tell(requests.stop_now(found, asker("stop --now")), json=json)
     return tell(pause_and_wait(found, "stop", grace), json=json)

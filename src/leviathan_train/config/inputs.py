@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config.base_model import base_facts, is_local, model_folder
+from leviathan_train.config.base_model import base_facts, is_local, model_folder, weight_files
 from leviathan_train.config.load import Config
+from leviathan_train.config.requirements import is_on
 from leviathan_train.errors import UsageError
+from leviathan_train.system.files import read_json
 
+_TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tekken.json")
+_OWN_TEMPLATE = "tokenizer_default"
 _LOCAL_DATA = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".zst", ".gz"}
 
 
@@ -30,7 +36,7 @@ def check_inputs(config: Config) -> None:
                 f"Write  {key}: [{{path: data.jsonl, ds_type: json, type: alpaca}}]",
             )
     for key, path in local_datasets(config):
-        if not path.exists():
+        if not path.exists() and not glob.glob(str(path)):
             raise UsageError(
                 f"{config.path}: {key}: {path} does not exist.",
                 "Correct the path, or put the data there.",
@@ -54,12 +60,95 @@ def _check_base(config: Config) -> None:
             f"{config.path}: base_model {base} does not exist.",
             "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
         )
+    if is_local(str(base)) and not is_on(config.values.get("reinit_weights")):
+        _check_base_files(config, Path(str(base)).expanduser())
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
     if offline and not is_local(str(base)) and model_folder(str(base)) is None:
         raise UsageError(
             f"{config.path}: base_model {base} is neither a folder nor in the hub's cache,"
             " and HF_HUB_OFFLINE forbids downloading it.",
             "Unset HF_HUB_OFFLINE, or name the folder of a model.",
+        )
+
+
+def _check_base_files(config: Config, folder: Path) -> None:
+    """Check that a base model's folder holds what transformers loads, whole by its names.
+
+    Raises:
+        UsageError: naming what is missing.
+    """
+    where = f"{config.path}: base_model {folder}"
+    again = "Copy the whole model there, or name another folder."
+    if not folder.is_dir():
+        raise UsageError(f"{where} is a file.", "Name the folder of the model.")
+    if not (folder / "config.json").is_file() and not config.values.get("base_model_config"):
+        if (folder / "adapter_config.json").is_file():
+            raise UsageError(
+                f"{where} is an adapter, not a model.",
+                f"Name its base model; to train the adapter on, add:  lora_model_dir: {folder}",
+            )
+        raise UsageError(f"{where} has no config.json.", again)
+    found = weight_files(folder)
+    if not found and not any(folder.glob("*.gguf")):
+        raise UsageError(f"{where} has no weights (*.safetensors or *.bin).", again)
+    for file in found:
+        if _is_pointer(file):
+            raise UsageError(
+                f"{where}: {file.name} is a pointer of git-lfs, not the file itself.",
+                f"Fetch it:  git -C {shlex.quote(str(folder))} lfs pull",
+            )
+    for index in folder.glob("*.safetensors.index.json"):
+        named = read_json(index)
+        shards = set((named.get("weight_map") or {}).values()) if isinstance(named, dict) else set()
+        if gone := sorted(name for name in shards if not (folder / str(name)).exists()):
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            raise UsageError(f"{where}: {gone[0]}{more} is missing.", again)
+    if not config.values.get("tokenizer_config") and not any(
+        file for name in _TOKENIZERS for file in folder.glob(name)
+    ):
+        raise UsageError(
+            f"{where} has no tokenizer (tokenizer.json or tokenizer.model).",
+            "Copy it there, or name where it is with the key tokenizer_config.",
+        )
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether git left a pointer where a large file should be."""
+    try:
+        with file.open("rb") as stream:
+            return file.stat().st_size < 1024 and stream.read(24) == b"version https://git-lfs."
+    except OSError:
+        return False
+
+
+def check_chat_template(config: Config) -> None:
+    """Check that a chat has a template: the tokenizer's own, or one that the config names.
+
+    Raises:
+        UsageError: the tokenizer has none, and it is asked for.
+    """
+    folder = model_folder(str(config.values.get("base_model")))
+    entries = config.values.get("datasets") or []
+    chats = [
+        entry
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, Mapping) and str(entry.get("type")).startswith("chat_template")
+    ]
+    named = [
+        entry.get("chat_template") or config.values.get("chat_template") or _OWN_TEMPLATE
+        for entry in chats
+    ]
+    unknown = folder is None or config.values.get("tokenizer_config") is not None
+    if unknown or _OWN_TEMPLATE not in named or config.values.get("tokenizer_use_mistral_common"):
+        return
+    assert folder is not None
+    settings = read_json(folder / "tokenizer_config.json")
+    own = isinstance(settings, Mapping) and settings.get("chat_template")
+    if not own and not any(folder.glob("chat_template*")) and any(folder.glob("tokenizer*")):
+        raise UsageError(
+            f"{config.path}: the tokenizer of {config.values['base_model']} has no chat template,"
+            " and type: chat_template needs one.",
+            "Name one that fits the model, for example:  chat_template: chatml",
         )
 
 

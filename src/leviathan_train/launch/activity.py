@@ -17,7 +17,16 @@ from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.store import SEAL, Checkpoint
 from leviathan_train.run import liveness
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Begin, End, Ending, Launch, Phase, Request, Status
+from leviathan_train.run.records import (
+    BEFORE_TRAINING,
+    Begin,
+    End,
+    Ending,
+    Launch,
+    Phase,
+    Request,
+    Status,
+)
 from leviathan_train.run.session import Session
 
 
@@ -42,6 +51,8 @@ class Activity:
         asked: the request to end that is being obeyed.
         end: how the session ended; None while it trains, or if it was not recorded.
         checkpoint: the newest intact one.
+        start_seconds: how long an earlier session took from its start to its first step, if one
+            is known.
     """
 
     at: float
@@ -56,6 +67,7 @@ class Activity:
     asked: Request | None = None
     end: End | None = None
     checkpoint: Checkpoint | None = None
+    start_seconds: float | None = None
 
     @property
     def phase(self) -> Phase | Ending | Rest:
@@ -76,6 +88,12 @@ class Activity:
     def max_steps(self) -> int | None:
         saved = self.checkpoint.facts.max_steps if self.checkpoint else None
         return self.status.max_steps or saved
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds since the start of a session that has not begun to train; else None."""
+        loads = self.training and self.status.phase in BEFORE_TRAINING - {Phase.WAITING}
+        return max(0.0, self.at - self.launch.started) if loads and self.launch.started else None
 
     @property
     def share(self) -> float | None:
@@ -129,6 +147,8 @@ class Feed:
         self.run = run
         self._now = now
         self._known: dict[Path, tuple[object, Any]] = {}
+        self._starts = -1
+        self._start_seconds: float | None = None
 
     def look(self, found: list[Checkpoint] | None = None) -> Activity:
         """The run as it is now.
@@ -158,7 +178,18 @@ class Feed:
             asked=self._asked(session) if training else None,
             end=None if training else end,
             checkpoint=self._newest(found),
+            start_seconds=self._last_start(sessions[:-1]),
         )
+
+    def _last_start(self, earlier: list[Session]) -> float | None:
+        """Seconds from start to first step of the newest of these sessions that trained."""
+        if self._starts != len(earlier):
+            self._starts, self._start_seconds = len(earlier), None
+            for session in reversed(earlier):
+                if begin := session.begin:
+                    self._start_seconds = max(0.0, begin.at - session.launch.started)
+                    break
+        return self._start_seconds
 
     def _asked(self, session: Session) -> Request | None:
         asked: Request | None = self._fresh(session.requests.folder, lambda: session.asked)

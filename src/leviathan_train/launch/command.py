@@ -39,6 +39,16 @@ class Typed:
         rest = ("--", *self.accelerate) if self.accelerate else ()
         return (*self.words, *options, *rest)
 
+    def check(self) -> str:
+        """`leviathan check` for the same config and its `--set` options."""
+        sets = [
+            word
+            for option, value in zip(self.words, self.words[1:], strict=False)
+            if option == "--set"
+            for word in (option, value)
+        ]
+        return shlex.join(("leviathan", "check", *self.words[2:3], *sets))
+
     def again(self, *options: str) -> str:
         """The command to type next, with further options, quoted for a shell."""
         return shlex.join(self.line(*options))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from leviathan_train.checkpoints import store as checkpoints
@@ -17,6 +18,7 @@ from leviathan_train.config.load import Config
 from leviathan_train.errors import Declined, LeviathanError, UsageError
 from leviathan_train.launch import resume
 from leviathan_train.launch.activity import Activity
+from leviathan_train.launch.command import Typed
 from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import Run
 
@@ -69,7 +71,7 @@ class Dialog(Protocol):
         """Ask what to do with prepared rows whose data file changed."""
 
 
-def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change]) -> None:
+def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change], typed: Typed) -> None:
     """Refuse changes with which the checkpoint cannot be resumed.
 
     Raises:
@@ -81,12 +83,22 @@ def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change]) -> N
         raise UsageError(
             f"{config.path}: {', '.join(change.key for change in refused)} must stay as in"
             f" {checkpoint.name} ({first.key} was {first.old}): {first.why}.",
-            "Restore it, or start another run with:  --set output_dir=work/training/NAME    or"
-            " start over with:  --resume never",
+            f"Restore it, or start another run with:  {typed.again(*_another(config.output_dir))}"
+            f"    or start over with:  {typed.again('--resume', 'never')}",
         )
 
 
-def confirm_resume(dialog: Dialog, run: Run, offer: Offer, found: Sequence[Checkpoint]) -> Offer:
+def _another(output_dir: Path) -> tuple[str, str]:
+    """The option that trains into a folder beside this one, which is not there yet."""
+    number = 2
+    while Path(f"{output_dir}_{number}").exists():
+        number += 1
+    return "--set", f"output_dir={output_dir}_{number}"
+
+
+def confirm_resume(
+    dialog: Dialog, run: Run, offer: Offer, found: Sequence[Checkpoint], typed: Typed
+) -> Offer:
     """Ask whether to resume from what was found, and do what the answer says.
 
     Returns:
@@ -101,8 +113,8 @@ def confirm_resume(dialog: Dialog, run: Run, offer: Offer, found: Sequence[Check
     if answer is ResumeAnswer.NO:
         raise Declined(
             "Nothing was changed.",
-            "Start over, setting the checkpoints aside:  --resume never    Another run:"
-            f"  --set output_dir={run.path}_2",
+            f"Start over, setting the checkpoints aside:  {typed.again('--resume', 'never')}"
+            f"    Another run:  {typed.again(*_another(run.path))}",
         )
     if [step for step, _ in checkpoints.folders(run)] != [item.step for item in found]:
         raise LeviathanError(

@@ -12,8 +12,11 @@ from pathlib import Path
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
 from leviathan_train.run.folder import Run
+from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Cause, End, Ending
 
+_LONG = 240
+"""Characters of a cause that are shown; the log has the rest."""
 _USAGE_CAUSES = frozenset({Cause.CONFIG, Cause.UPSTREAM})
 
 
@@ -34,7 +37,7 @@ def advice(run: Run, end: End) -> str:
     if end.cause is Cause.GPU_MEMORY:
         return f"Free the GPU ({_gpu_holders()}) or lower micro_batch_size, {again}."
     if end.cause is Cause.DISK:
-        cleanup = f"leviathan checkpoints cleanup {run.name} --keep 1"
+        cleanup = f"leviathan checkpoints cleanup {in_command(run)} --keep 1"
         return f"Free disk space, for example with:  {cleanup}    {again}."
     if end.cause is Cause.PLUGIN:
         return f"Make sure that {sys.executable} can import leviathan_train, {again}."
@@ -57,6 +60,7 @@ def failure(run: Run, end: End, log: Path) -> LeviathanError:
         log: where the whole log of that session is.
     """
     why = " ".join(end.why.split())
+    why = why if len(why) <= _LONG else f"{why[: _LONG - 3]}..."
     if end.cause is Cause.UPSTREAM:
         return UsageError(
             f"This version of Axolotl cannot be trained with: {why}",

@@ -10,8 +10,6 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,18 @@ from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.config import keys
+from leviathan_train.config import data, keys
 from leviathan_train.config import requirements as needs
 from leviathan_train.config.base_model import model_folder
 from leviathan_train.config.changes import Change, Origin, changes_since
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.exactness import inexact
-from leviathan_train.config.inputs import check_inputs, local_datasets
+from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config, normalise
 from leviathan_train.config.redact import redact
-from leviathan_train.errors import DONE, USAGE, LeviathanError, UsageError
+from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, resume
+from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
 from leviathan_train.launch.validation import Validation, validate
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system import units
@@ -37,42 +36,6 @@ from leviathan_train.system.gpu import Gpu, Nvml, visible
 
 KEPT_BY_DEFAULT = 4
 """Axolotl's `save_total_limit` where the config has none."""
-
-
-class Level(StrEnum):
-    """What a finding means for the run: it is stopped, its result may change, or all is well."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    OK = "ok"
-
-
-class Topic(StrEnum):
-    """What was looked at."""
-
-    CONFIG = "config"
-    INPUTS = "inputs"
-    KEYS = "keys"
-    RESUME = "resume"
-    GPU = "gpu"
-    DISK = "disk"
-    SCHEMA = "schema"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        hint: what to do about it.
-        status: of an error, the exit status with which `train` would end.
-    """
-
-    level: Level
-    topic: Topic
-    message: str
-    hint: str | None = None
-    status: int = USAGE
 
 
 Compare = Callable[[Origin, Config], Sequence[Change]]
@@ -89,39 +52,49 @@ def check(
     has_gpu: Callable[[], bool] = command.has_gpu,
     gpus: Gpus | None = None,
     free_bytes: FreeBytes | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Finding]:
     """Look at everything that a start of the config depends on; nothing is changed.
 
     What takes no time comes first, Axolotl's own validation (seconds, in a child) last.
+
+    Args:
+        tell: called with one line before seconds pass without a finding.
     """
     try:
         config = load_config(path, overrides)
     except UsageError as error:
-        yield _refusal(Topic.CONFIG, error)
+        yield refusal(Topic.CONFIG, error)
         return
-    yield _ok(Topic.CONFIG, f"{path} can be read; the run is {config.output_dir}.")
+    yield ok(Topic.CONFIG, f"{path} can be read; the run is {config.output_dir}.")
     present = has_gpu()
     yield from settings(config, has_gpu=present)
     run = Run(config.output_dir)
     found = checkpoints.scan(run)
     yield from _resume(config, run, found, compare)
     yield from machine(config, run, found, has_gpu=present, gpus=gpus, free_bytes=free_bytes)
+    yield from known_keys(config, tell)
+    tell("Axolotl validates the config: some seconds...")
     yield from _schema(ask_axolotl(config))
 
 
-def settings(config: Config, *, has_gpu: bool) -> Iterator[Finding]:
-    """Look at what the config itself decides, the same at each start: inputs, keys, GPU or not."""
+def settings(config: Config, *, has_gpu: bool, seconds: float | None = None) -> Iterator[Finding]:
+    """Look at what the config itself decides, the same at each start: inputs, rows, GPU or not.
+
+    Args:
+        seconds: see `data.faults`.
+    """
     yield from _inputs(config)
-    yield from _keys(config)
+    yield from _data(config, seconds)
     for why, hint in inexact(config):
         yield Finding(Level.WARNING, Topic.CONFIG, f"{why}.", hint)
     try:
         needs.require_gpu(config, has_gpu=has_gpu)
     except UsageError as error:
-        yield _refusal(Topic.GPU, error)
+        yield refusal(Topic.GPU, error)
         return
     if not has_gpu:
-        yield _ok(Topic.GPU, "No GPU here, and the config needs none: it trains on the CPU.")
+        yield ok(Topic.GPU, "No GPU here, and the config needs none: it trains on the CPU.")
 
 
 def machine(
@@ -143,41 +116,16 @@ def machine(
     yield _disk(config, found, (free_bytes or _free_bytes)(run.path))
 
 
-def exit_status(findings: Iterable[Finding]) -> int:
-    """The exit status of the first error, which is the one that a start would end with."""
-    return next((one.status for one in findings if one.level is Level.ERROR), DONE)
-
-
-def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings as `check --json` prints them."""
-    return {
-        "config": str(path),
-        "findings": [
-            {"level": one.level, "topic": one.topic, "message": one.message, "hint": one.hint}
-            for one in findings
-        ],
-        "ok": exit_status(findings) == DONE,
-    }
-
-
-def _ok(topic: Topic, message: str) -> Finding:
-    return Finding(Level.OK, topic, message)
-
-
-def _refusal(topic: Topic, error: LeviathanError) -> Finding:
-    return Finding(Level.ERROR, topic, error.message, error.hint, error.exit_code)
-
-
 def _inputs(config: Config) -> Iterator[Finding]:
     try:
         check_inputs(config)
         command.check_packages()
     except UsageError as error:
-        yield _refusal(Topic.INPUTS, error)
+        yield refusal(Topic.INPUTS, error)
         return
     base = str(config.values["base_model"])
     local = local_datasets(config)
-    yield _ok(Topic.INPUTS, f"Base model: {base}. Local data files: {len(local)}.")
+    yield ok(Topic.INPUTS, f"Base model: {base}. Local data files: {len(local)}.")
     if model_folder(base) is None:
         yield Finding(
             Level.WARNING,
@@ -197,9 +145,30 @@ def _inputs(config: Config) -> Iterator[Finding]:
         )
 
 
-def _keys(config: Config) -> Iterator[Finding]:
+def _data(config: Config, seconds: float | None) -> Iterator[Finding]:
+    found = list(data.faults(config, seconds))
+    for fault in found:
+        yield Finding(Level.ERROR, Topic.DATA, str(fault), fault.hint)
+    if not found:
+        try:
+            check_chat_template(config)
+        except UsageError as error:
+            yield refusal(Topic.DATA, error)
+    local = len(local_datasets(config))
+    if local and seconds is None and not found:
+        yield ok(Topic.DATA, f"Every row of the local data can be read ({local}).")
+
+
+def known_keys(
+    config: Config, tell: Callable[[str], None] = lambda line: None
+) -> Iterator[Finding]:
+    """Look at the keys and values that Axolotl would drop or refuse.
+
+    Args:
+        tell: called with one line before some seconds are spent, once for each Axolotl.
+    """
     try:
-        found = keys.problems(config)
+        found = keys.problems(config, tell)
     except LeviathanError as error:
         yield Finding(Level.WARNING, Topic.KEYS, error.message, error.hint)
         return
@@ -209,18 +178,18 @@ def _keys(config: Config) -> Iterator[Finding]:
         topic = Topic.KEYS if problem.may_pass else Topic.SCHEMA
         yield Finding(level, topic, problem.message, problem.hint)
     if not found:
-        yield _ok(Topic.KEYS, "Axolotl knows every key, and no value is of a wrong kind.")
+        yield ok(Topic.KEYS, "Axolotl knows every key, and no value is of a wrong kind.")
 
 
 def _resume(
     config: Config, run: Run, found: list[Checkpoint], compare: Compare
 ) -> Iterator[Finding]:
     if session := run.live_session():
-        yield _refusal(Topic.RESUME, busy(run, session))
+        yield refusal(Topic.RESUME, busy(run, session))
     try:
         offer = resume.choose(run, config, "auto", found)
     except LeviathanError as error:
-        yield _refusal(Topic.RESUME, error)
+        yield refusal(Topic.RESUME, error)
         return
     for damaged in offer.damaged:
         yield Finding(
@@ -231,7 +200,7 @@ def _resume(
         )
     checkpoint = offer.checkpoint
     if checkpoint is None:
-        yield _ok(Topic.RESUME, "No checkpoint yet: the run starts from the base model.")
+        yield ok(Topic.RESUME, "No checkpoint yet: the run starts from the base model.")
         return
     step = finished_at(run, found)
     if step is not None and not resume.trains_longer(config, checkpoint):
@@ -241,7 +210,7 @@ def _resume(
             f"{run.name} is already finished, at step {step}.",
             "Train longer: raise num_epochs or max_steps.  Start over: --resume never",
         )
-    yield _ok(Topic.RESUME, f"The run resumes from {checkpoint.name}, which is intact.")
+    yield ok(Topic.RESUME, f"The run resumes from {checkpoint.name}, which is intact.")
     for change in compare(origin_of(checkpoint), config):
         yield _changed(change)
 
@@ -276,7 +245,7 @@ def _short(value: Any) -> str:
 def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
     found = visible(gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if not found:
-        yield _ok(Topic.GPU, "A GPU is there; its memory cannot be read (no NVML).")
+        yield ok(Topic.GPU, "A GPU is there; its memory cannot be read (no NVML).")
     weights = needs.weights_bytes(config)
     spread = any(config.values.get(key) for key in ("deepspeed", "fsdp", "fsdp_config"))
     for gpu in found:
@@ -300,7 +269,7 @@ def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
                 "Training beside it may run out of memory, or slow down.",
             )
         else:
-            yield _ok(Topic.GPU, f"{free}.")
+            yield ok(Topic.GPU, f"{free}.")
 
 
 def _disk(config: Config, found: Sequence[Checkpoint], free: int) -> Finding:
@@ -311,7 +280,7 @@ def _disk(config: Config, found: Sequence[Checkpoint], free: int) -> Finding:
     size = seen or needs.checkpoint_bytes(config)
     if size is None:
         unknown = "the size of a checkpoint is not known before the first"
-        return _ok(Topic.DISK, f"{units.size(free)} free; {unknown}.")
+        return ok(Topic.DISK, f"{units.size(free)} free; {unknown}.")
     needed = max(count * size - sum(item.bytes for item in known), size)
     source = "as seen in this run" if seen else "estimated"
     message = (
@@ -319,7 +288,7 @@ def _disk(config: Config, found: Sequence[Checkpoint], free: int) -> Finding:
         f" {units.size(needed)}{' more' if known else ''}"
     )
     if free >= needed:
-        return _ok(Topic.DISK, f"{message}.")
+        return ok(Topic.DISK, f"{message}.")
     level = Level.ERROR if seen or free < size else Level.WARNING
     hint = "Free some space, or lower save_total_limit."
     return Finding(level, Topic.DISK, f"{message}: the disk would be full.", hint)
@@ -339,4 +308,4 @@ def _schema(found: Validation) -> Iterator[Finding]:
     for line in found.warnings:
         yield Finding(Level.WARNING, Topic.SCHEMA, f"Axolotl warns: {line.rstrip('.')}.")
     if not found.errors:
-        yield _ok(Topic.SCHEMA, "Axolotl's own validation accepts the config.")
+        yield ok(Topic.SCHEMA, "Axolotl's own validation accepts the config.")

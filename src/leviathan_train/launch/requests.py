@@ -9,6 +9,7 @@ from leviathan_train.checkpoints import store
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.run import liveness
 from leviathan_train.run.folder import Run, kill_orphans
+from leviathan_train.run.lookup import in_command, is_run
 from leviathan_train.run.records import (
     BEFORE_TRAINING,
     PAUSE_GRACE,
@@ -52,8 +53,10 @@ def live(run: Run) -> Session:
     if session is None:
         kill_orphans(run)
         raise UsageError(
-            f"{run.name} is not training.",
-            f"See it with:  leviathan checkpoints list {run.name}",
+            f"{run.name} is not training (looked in {run.path.absolute()}).",
+            f"See it with:  leviathan status {in_command(run)}"
+            if is_run(run.path)
+            else "See which runs there are with:  leviathan runs",
         )
     return session
 
@@ -127,7 +130,7 @@ def save(run: Run, by: str) -> Outcome:
         return Outcome(run, None, checkpoint or (end.checkpoint if end else None))
     raise LeviathanError(
         f"{run.name} ended before it saved: {end.why if end else 'its process is gone'}.",
-        f"See its checkpoints:  leviathan checkpoints list {run.name}",
+        f"See its checkpoints:  leviathan checkpoints list {in_command(run)}",
     )
 
 

@@ -15,6 +15,7 @@ from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run, busy
+from leviathan_train.run.lookup import in_command
 from leviathan_train.system.files import sync_folder
 
 
@@ -70,7 +71,7 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
             if not named.is_dir():
                 raise UsageError(
                     f"{config.path}: resume_from_checkpoint {named} does not exist.",
-                    f"See what there is:  leviathan checkpoints list {run.name}",
+                    f"See what there is:  leviathan checkpoints list {in_command(run)}",
                 )
             offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)
             # It stays where the config names it: the next start must find it there.

@@ -6,7 +6,6 @@ Nothing here knows a terminal: what is told and asked goes through a `Dialog`, s
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,13 +22,17 @@ from leviathan_train.errors import UsageError
 from leviathan_train.launch import command, confirm, follow, outcome, preflight, resume
 from leviathan_train.launch.command import Plan, Typed
 from leviathan_train.launch.confirm import Dialog
-from leviathan_train.launch.preflight import Finding, Level, Topic
+from leviathan_train.launch.findings import Finding, Level, Topic
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.schedule import TimeLimit, supervise
 from leviathan_train.launch.window import Window, wait_for_window
 from leviathan_train.run.folder import Run, busy
+from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
 from leviathan_train.run.sweep import sweep
+
+_READING = 1.0
+"""Seconds for which the data files are read before a start."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,16 @@ class Starter:
             UsageError: an input or a package is missing, a key is unknown, or a GPU is needed.
             LeviathanError: the run is training already.
         """
-        found = list(preflight.settings(self.config, has_gpu=command.has_gpu()))
+        # What a checkpoint was trained on could be read.
+        seconds = 0.0 if checkpoints.folders(self.run) else _READING
+        found = list(preflight.settings(self.config, has_gpu=command.has_gpu(), seconds=seconds))
+        if not any(one.level is Level.ERROR for one in found):
+            found += preflight.known_keys(self.config, self._dialog.tell)
         passable = {Topic.KEYS} if self._options.yes else set()
         errors = [one for one in found if one.level is Level.ERROR and one.topic not in passable]
         if errors:
             first = errors[0]
-            check = f"leviathan check {shlex.quote(str(self.config.path))}"
+            check = self._options.typed.check()
             more = f" ({len(errors) - 1} more: {check})" if len(errors) > 1 else ""
             hint = first.hint
             if first.topic is Topic.KEYS:
@@ -113,7 +120,7 @@ class Starter:
         rebuild = False
         if not dry_run:
             if offer.ask:
-                offer = confirm.confirm_resume(self._dialog, run, offer, found)
+                offer = confirm.confirm_resume(self._dialog, run, offer, found, options.typed)
             if offer.checkpoint and first:
                 rebuild = confirm.confirm_changes(self._dialog, differences, yes=options.yes)
         resume_from = self._resume_from(offer)
@@ -204,10 +211,10 @@ class Starter:
         if step is None or (newest and resume.trains_longer(self.config, newest)):
             return False
         self._dialog.tell(f"{self.run.name} is already finished, at step {step}.")
-        self._dialog.tell(
-            "Train longer: raise num_epochs or max_steps.  Start over: --resume never."
-            f"  Use it:  leviathan merge {self.run.name}"
-        )
+        over = self._options.typed.again("--resume", "never")
+        self._dialog.tell(f"Use it:  leviathan merge {in_command(self.run)}")
+        self._dialog.tell("Train longer: raise num_epochs or max_steps.")
+        self._dialog.tell(f"Start over, setting its checkpoints aside:  {over}")
         return True
 
     def _resume_from(self, offer: Offer) -> Path | None:
@@ -242,5 +249,5 @@ class Starter:
         processes = command.processes_of(self._options.accelerate, has_gpu=command.has_gpu())
         found = changes_since(origin_of(offer.checkpoint), self.config, world_size=processes)
         self._dialog.show_changes(found)
-        confirm.refuse(self.config, offer.checkpoint, found)
+        confirm.refuse(self.config, offer.checkpoint, found, self._options.typed)
         return found

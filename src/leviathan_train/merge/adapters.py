@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.merge.base import weight_files
 from leviathan_train.run.folder import Run
+from leviathan_train.run.lookup import in_command, start_again
+from leviathan_train.run.records import Launch
 from leviathan_train.system.files import read_json
 from leviathan_train.system.safetensors import HeaderError, read_header
 
@@ -109,12 +112,12 @@ def _unfinished(run: Run, found: list[Checkpoint]) -> UsageError:
             f"{run.name} has not been trained: there is nothing in {run.path}.",
             "Train it first:  leviathan train CONFIG",
         )
-    config = config_of(run)
-    hint = f"Train it first:  leviathan train {config.path if config else 'CONFIG'}"
+    hint = f"Train it first:  {start_again(session.launch if session else Launch())}"
     if newest:
         hint = f"Merge a checkpoint of it:  {_commands(run, found)}"
     elif (run.path / WEIGHTS).is_file():
-        hint = f"Merge the adapter that lies there:  --checkpoint {run.path}"
+        lies = f"leviathan merge {in_command(run)} --checkpoint {shlex.quote(str(run.path))}"
+        hint = f"Merge the adapter that lies there:  {lies}"
     return UsageError(f"{run.name} is not finished: {state}{where}. {_there_is(found)}", hint)
 
 
@@ -133,7 +136,7 @@ def _commands(run: Run, found: list[Checkpoint]) -> str:
     words = ["latest"] + (["best"] if checkpoints.best(found) else [])
     if checkpoints.latest(found) is None:
         words = ["STEP"]
-    return "    ".join(f"leviathan merge {run.name} --checkpoint {word}" for word in words)
+    return "    ".join(f"leviathan merge {in_command(run)} --checkpoint {word}" for word in words)
 
 
 def _damaged(run: Run, name: str, reason: str) -> LeviathanError:

@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 
 from leviathan_train.errors import Busy, LeviathanError
-from leviathan_train.run import liveness
+from leviathan_train.run import index, liveness
 from leviathan_train.run.records import PROTOCOL, Launch
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
@@ -148,6 +148,7 @@ class Run:
                 protocol=PROTOCOL,
             )
             write_json(session.launch_file, asdict(record), durable=True)
+        index.remember(self.path, launch.config, launch.cwd)
         return session
 
     def _new_session(self, base: str) -> Session:
@@ -183,10 +184,13 @@ def kill_orphans(run: Run) -> None:
 
 def busy(run: Run, session: Session) -> Busy:
     """The refusal to touch a run that is training."""
+    from leviathan_train.run.lookup import in_command  # which knows this module
+
+    name = in_command(run)
     named = session.processes()
     process = next((named[role] for role in ("rank0", "launcher", "cli") if role in named), None)
     who = f"process {process.pid} on {process.host}" if process else f"a process on {session.host}"
     return Busy(
         f"{run.name} is already training: {who}, since {session.id}.",
-        f"See it with:  leviathan status {run.name}    Stop it with:  leviathan pause {run.name}",
+        f"See it with:  leviathan status {name}    Stop it with:  leviathan pause {name}",
     )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from leviathan_train.config.load import load_config, nearest
 from leviathan_train.errors import UsageError
+from leviathan_train.run import index
 from leviathan_train.run.folder import TRAINING_ROOT, Run
+from leviathan_train.run.records import Launch
 
 
 def all_runs(root: Path = TRAINING_ROOT) -> list[Run]:
-    """Every run below `root`, the one used last first."""
-    try:
-        folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
-    except OSError:
-        return []
-    runs = [Run(folder) for folder in folders if is_run(folder)]
-    return sorted(runs, key=lambda run: run.last_used(), reverse=True)
+    """Every run below `root`, and every one that is remembered: those that train come first.
+
+    Otherwise the one used last comes first.
+    """
+    runs = {run.path.resolve(): run for run in _below(root)}
+    for entry in index.remembered(is_run):
+        runs.setdefault(Path(entry.path), Run(entry.shown))
+    return _sorted(runs.values(), live=True)
 
 
 def is_run(folder: Path) -> bool:
@@ -27,64 +32,127 @@ def is_run(folder: Path) -> bool:
     return any(folder.glob("checkpoint-*"))
 
 
-def find(target: str | None, root: Path = TRAINING_ROOT) -> Run:
+def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) -> Run:
     """The run meant by a name, a folder, a config, or, with None, the one used last.
+
+    Args:
+        live: of several, the one that trains is meant, wherever it lies; otherwise only a run of
+            the working directory is taken without being named: one below it, or started from it.
 
     Raises:
         UsageError: there is no such run, or the name means two things.
     """
     if target is None:
-        return _last_used(root)
+        return _last_used(root, live=live)
     path = Path(target)
     if len(target) > 4096 or "\0" in target or any(len(part) > 255 for part in path.parts):
         raise UsageError(
             "That is not the name of a run: it is too long, or holds a NUL character.",
             "See them with:  leviathan runs",
         )
-    named = _named(target, root)
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
-        return Run(load_config(path).output_dir)
+        return _of_config(path, live=live)
     if path.is_dir():
-        return _folder(path, named)
-    if named:
+        return _folder(path, target, root, live=live)
+    if named := _named(target, root, live=live):
         return named
     names = [run.name for run in all_runs(root)]
     close = nearest(target, names)
     hint = f"Did you mean {close}?" if close else "See them with:  leviathan runs"
-    raise UsageError(f"No run {target!r}: no such folder, config, or name below {root}.", hint)
+    raise UsageError(f"No run {target!r}: no such folder or config, and no run of this name.", hint)
 
 
-def _last_used(root: Path) -> Run:
-    runs = all_runs(root)
-    if not runs:
-        raise UsageError(
-            f"No run below {root} in {Path.cwd()}.",
-            "Start one with:  leviathan train CONFIG    or name one:  RUN is a folder, a name or a"
-            " config",
-        )
-    return runs[0]
+def _below(root: Path) -> list[Run]:
+    try:
+        folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
+    except OSError:
+        return []
+    return [Run(folder) for folder in folders if is_run(folder)]
 
 
-def _named(target: str, root: Path) -> Run | None:
-    """The run of this name below `root`."""
-    is_name = "/" not in target and target not in {"", ".", ".."}
-    return Run(root / target) if is_name and (root / target).is_dir() else None
+def _sorted(runs: Iterable[Run], *, live: bool) -> list[Run]:
+    """The one used last first; with `live`, those that train before all others."""
+    return sorted(
+        runs,
+        key=lambda run: (live and run.live_session() is not None, run.last_used()),
+        reverse=True,
+    )
 
 
-def _folder(path: Path, named: Run | None) -> Run:
-    """The run in a folder; `named` is another run of the same name.
+def _last_used(root: Path, *, live: bool) -> Run:
+    entries = index.remembered(is_run)
+    here = {run.path.resolve(): run for run in _below(root)}
+    for entry in entries:
+        if entry.is_of_here:
+            here.setdefault(Path(entry.path), Run(entry.shown))
+    elsewhere = [Run(entry.shown) for entry in entries if Path(entry.path) not in here]
+    near, far = _sorted(here.values(), live=live), _sorted(elsewhere, live=live)
+    if live:
+        if training := [run for run in (*near, *far) if run.live_session()]:
+            return training[0]
+        near = near or far
+    if near:
+        return near[0]
+    others = f" ({len(far)} elsewhere)" if far else ""
+    raise UsageError(
+        f"No run of this folder, {Path.cwd()}{others}.",
+        "Name one, by name, folder or config; see them with:  leviathan runs"
+        if far
+        else "Start one with:  leviathan train CONFIG    or name one:  RUN is a folder, a name or"
+        " a config",
+    )
+
+
+def _of_config(path: Path, *, live: bool) -> Run:
+    """The run of a config: what its `output_dir` means here, or where it was started from."""
+    here = Run(load_config(path).output_dir)
+    entries = [entry for entry in index.remembered(is_run) if entry.is_of(path)]
+    known = [Run(entry.shown) for entry in entries if Path(entry.path) != here.path.resolve()]
+    # Of several, one whose folder the config names, and not `--set output_dir`.
+    known = sorted(_sorted(known, live=False), key=lambda run: run.name != here.name)
+    for run in (here, *known):
+        if live and run.live_session():
+            return run
+    return here if is_run(here.path) or not known else known[0]
+
+
+def _named(target: str, root: Path, *, live: bool) -> Run | None:
+    """The run of this name below `root`, else the remembered one.
+
+    Raises:
+        UsageError: several are remembered, none of them or more than one of the working directory.
+    """
+    if "/" in target or target in {"", ".", ".."}:
+        return None
+    if (root / target).is_dir():
+        return Run(root / target)
+    entries = [item for item in index.remembered(is_run) if Path(item.path).name == target]
+    near = [Run(entry.shown) for entry in entries if entry.is_of_here]
+    found = near or [Run(entry.shown) for entry in entries]
+    if len(found) > 1 and live:
+        found = [run for run in found if run.live_session()] or found
+    if len(found) > 1:
+        places = ", ".join(str(run.path) for run in _sorted(found, live=True))
+        raise UsageError(f"{target} means {len(found)} runs: {places}.", "Name one by its path.")
+    return found[0] if found else None
+
+
+def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
+    """The run in a folder, or the one of its name where it holds none.
 
     Raises:
         UsageError: the folder is no run, or both are.
     """
-    here = is_run(path)
-    if named and path.resolve() != named.path.resolve():
-        if here:
+    if is_run(path):
+        twin = root / path
+        if "/" not in target and is_run(twin) and path.resolve() != twin.resolve():
             raise UsageError(
-                f"{path} means two runs: ./{path} and {named.path}.", "Name one by its path."
+                f"{path} means two runs: ./{path} and {twin}.", "Name one by its path."
             )
+        return Run(path)
+    if named := _named(target, root, live=live):
         return named
-    if not here and not named and any(path.iterdir()):
+    if any(path.iterdir()):
         raise UsageError(
             f"{path} is not a run: it holds no checkpoint and no record of a training.",
             "See the runs with:  leviathan runs",
@@ -94,10 +162,23 @@ def _folder(path: Path, named: Run | None) -> Run:
 
 def shortest_name(run: Run, root: Path = TRAINING_ROOT) -> str:
     """The shortest text that `find` takes for this run, from the working directory."""
-    named = root / run.name
     try:
-        if os.path.samefile(named, run.path) and not Path(run.name).exists():
+        if run.name and os.path.samefile(find(run.name, root).path, run.path):
             return run.name
-    except OSError:
+    except (UsageError, OSError):
         pass
     return str(run.path)
+
+
+def start_again(launch: Launch) -> str:
+    """The command that starts or resumes a run as `launch` did, from the working directory."""
+    words = launch.typed or ("leviathan", "train", launch.config or "CONFIG")
+    command = shlex.join(words)
+    if launch.config and launch.cwd and os.path.realpath(launch.cwd) != os.getcwd():
+        return f"cd {shlex.quote(launch.cwd)} && {command}"
+    return command
+
+
+def in_command(run: Run) -> str:
+    """The run as it stands in a command that is shown: `shortest_name`, quoted for a shell."""
+    return shlex.quote(shortest_name(run))

@@ -24,7 +24,7 @@ from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Statu
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
-from leviathan_train.trainer import trackers, upstream
+from leviathan_train.trainer import cause, trackers, upstream
 from leviathan_train.trainer.deadline import Deadline
 from leviathan_train.trainer.listener import Listener, join
 from leviathan_train.trainer.output import Output, forgive_full_disks
@@ -43,6 +43,7 @@ class TrainerProcess:
 
     def __init__(self, cfg: Any) -> None:
         self.rank, self.world_size = world()
+        self._named = {key: cfg.get(key) for key in ("datasets", "base_model")}
         self.shown = Path(str(cfg["output_dir"]))
         """The run's folder as the config writes it."""
         self.run = Run(self.shown.absolute())
@@ -122,9 +123,7 @@ class TrainerProcess:
     def _crashed(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        why = " ".join(f"{kind.__name__}: {error}".split())
-        if isinstance(error, LeviathanError):
-            why = error.message
+        why = cause.told(error, self.listener.status.phase, self._named)
         checkpoint = self.listener.last_checkpoint
         self.close_session(Ending.CRASHED, checkpoint, why, cause_of(error, self))
         self._hook(kind, error, trace)

@@ -9,6 +9,7 @@ from leviathan_train.checkpoints import retention, store
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Checkpoint, Seal
 from leviathan_train.system.files import folder_bytes
+from leviathan_train.system.units import size
 from leviathan_train.trainer.process import TrainerProcess
 
 INLINE_BYTES = 1 << 30
@@ -40,6 +41,8 @@ class Sealer:
         """
         if wait or folder_bytes(path) <= INLINE_BYTES:
             self._seal(path, seal, asked_for)
+            if not wait:  # a pause tells of its checkpoint itself
+                self._tell(path)
         else:
             self._thread = threading.Thread(target=self._beside, args=(path, seal, asked_for))
             self._thread.start()
@@ -55,6 +58,7 @@ class Sealer:
     def _beside(self, path: Path, seal: Seal, asked_for: set[str]) -> None:
         try:
             self._seal(path, seal, asked_for)
+            self._tell(path)
         except BaseException as error:
             self._error = error
 
@@ -67,6 +71,9 @@ class Sealer:
             for item in retention.plan(store.scan(run), self._policy, in_use=in_use):
                 if not item.keep:
                     self._delete(item.checkpoint)
+
+    def _tell(self, path: Path) -> None:
+        self._process.say(f"Saved {path.name} ({size(folder_bytes(path))})")
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         run = self._process.run

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leviathan_train.errors import PAUSED
+from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Ending, Phase
 from leviathan_train.system import signs
 from leviathan_train.ui import text as render
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _BAR, _LEAST_BAR = 24, 6
 """Cells of the bar, and cells below which it is left out."""
-_TOLD = frozenset({Phase.DATA, Phase.MODEL, Phase.TRAINING})
+_TOLD = frozenset({Phase.STARTING, Phase.DATA, Phase.MODEL, Phase.TRAINING})
 """Phases that have a line of their own where there is no bar."""
 
 
@@ -43,6 +44,7 @@ class Screen:
         with contextlib.suppress(OSError):
             if self._quiet:
                 return
+            text = render.folded(text, sys.stdout)
             if self._live:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
@@ -77,7 +79,9 @@ class Screen:
         """Draw what the trainer does; without a terminal, tell each phase once."""
         if not self._terminal:
             if now.phase in _TOLD and now.phase != self._phase:
-                self.line(f"{render.PHASES.get(now.phase, now.phase).capitalize()}...")
+                word = render.PHASES.get(now.phase, now.phase)
+                last = render.last_start(now) if now.phase is Phase.STARTING else ""
+                self.line(f"{word[0].upper()}{word[1:]}...{last}")
                 self._phase = now.phase
             return
         with contextlib.suppress(OSError):
@@ -101,7 +105,7 @@ class Screen:
         if end.kind is Ending.PAUSED:
             self.line(f"Resume with:  {again}")
         elif end.kind is Ending.FINISHED:
-            self.line(f"Merge it with:  leviathan merge {run.name}")
+            self.line(f"Merge it with:  leviathan merge {in_command(run)}")
         elif end.kind is Ending.KILLED:
             self.line(f"Killed: {render.one_line(end.why)}.")
             if status == PAUSED:
@@ -126,6 +130,8 @@ def progress_line(now: Activity, width: int, *, plain: bool = False) -> Text:
             told.append(f"ETA {render.duration(now.eta_seconds)}")
         if now.steps_per_second:
             told.append(f"{now.steps_per_second:.3g} steps/s")
+    if now.waited is not None:
+        told.append(f"{render.duration(now.waited)}{render.last_start(now)}")
     more: list[Parts] = [["  ", part] for part in told]
     room = width - len(word) - sum(len(part) + 2 for part in told) - 2
     if now.share is not None and room >= _LEAST_BAR:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
+from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Ending, Phase, SeamWord
 from leviathan_train.system import signs
 from leviathan_train.system.units import clock
@@ -24,11 +29,15 @@ if TYPE_CHECKING:
 
 PHASES: dict[str, str] = {
     Phase.WAITING: "waiting for its window",
+    Phase.STARTING: "importing Axolotl",
     Phase.DATA: "preparing the data",
     Phase.MODEL: "loading the model",
     Phase.FINAL: "writing the final adapter",
 }
 """The phases that are told by other words than their own."""
+
+
+_WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def number(value: float | None, form: str = ".4g") -> str:
@@ -101,6 +110,41 @@ def phase(now: Activity) -> str:
     return word if now.training or now.over else f"{word}, waiting to restart"
 
 
+def last_start(now: Activity) -> str:
+    """How long it took the last time from the start to the first step; empty if not known."""
+    if now.start_seconds is None:
+        return ""
+    return f" (first step after {duration(now.start_seconds)} the last time)"
+
+
+def fold(text: str, width: int) -> list[str]:
+    """A message in lines of at most `width` cells, broken between words.
+
+    A command stays in one line, which the terminal breaks: it can be copied whole. What comes
+    before its two spaces, and what comes after four, stands in a line of its own.
+    """
+    if len(text) <= width:
+        return [text]
+    indent = text[: len(text) - len(text.lstrip())]
+    room = max(20, width - len(indent))
+    lines: list[str] = []
+    for part in re.split(r" {3,}", text.strip()):
+        before, gap, command = part.partition(":  ")
+        if gap and len(part) > room:
+            lines += [*textwrap.wrap(f"{before}:", room, **_WHOLE_WORDS), f"  {command}"]
+        else:
+            lines += textwrap.wrap(part, room, **_WHOLE_WORDS)
+    return [indent + line for line in lines]
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """A message as `stream` shows it: see `fold` on a terminal, unchanged elsewhere."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line for part in text.split("\n") for line in fold(part, width))
+
+
 def steps(now: Activity) -> str:
     """Where a run is: 1500 of 3525 (42.6%)."""
     share = now.share
@@ -117,7 +161,7 @@ def request(done: Outcome) -> None:
     name, end = done.run.name, done.end
     if done.host:
         print(f"{name} trains on {done.host}. The request is left there and will be obeyed.")
-        print(f"See it with:  leviathan status {name}")
+        print(f"See it with:  leviathan status {in_command(done.run)}")
     elif end is None or end.kind is Ending.PAUSED:
         print(f"Checkpoint saved to {done.run.path / (done.checkpoint or '')}")
         if end:
@@ -170,21 +214,23 @@ def status(value: Any) -> None:
 def runs(value: Any) -> None:
     """The table of `leviathan runs`."""
     if not value["runs"]:
-        print("No run below work/training yet. Start one with:  leviathan train CONFIG")
+        print("No run yet. Start one with:  leviathan train CONFIG")
         return
+    times = Counter(item["run"] for item in value["runs"])
     rows = [
         [
-            plain(item["run"]),
+            plain(item["run"] if times[item["run"]] == 1 else item["path"]),
             PHASES.get(item["phase"], item["phase"]),
             f"{item['step']}/{item['max_steps'] or '?'}",
             str(item["checkpoints"]),
             size(item["bytes"]),
             ago(item["used"]),
+            plain(Path(item["path"]).parent),
         ]
         for item in value["runs"]
     ]
-    headers = ["Run", "Phase", "Step", "Checkpoints", "Size", "Used"]
-    table(headers, rows, spare=["Checkpoints", "Size"])
+    headers = ["Run", "Phase", "Step", "Checkpoints", "Size", "Used", "In"]
+    table(headers, rows, spare=["Checkpoints", "Size", "In"])
 
 
 def history(value: Any) -> None:

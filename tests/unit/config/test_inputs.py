@@ -12,6 +12,7 @@ import pytest
 from leviathan_train.config import inputs
 from leviathan_train.config.inputs import DataFacts, changed_data, data_facts
 from leviathan_train.config.load import Config
+from leviathan_train.errors import UsageError
 
 
 @pytest.fixture
@@ -85,3 +86,74 @@ def test_a_missing_file_or_an_odd_record_is_passed_over(data: Path) -> None:
     records: tuple[object, ...] = (None, [], {}, {"bytes": "x"}, 3)
     for odd in records:
         assert DataFacts.from_json(odd) is None
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"x" * 2000)
+    return folder
+
+
+def refused(base: Path, **values: Any) -> str:
+    rows = base.parent / "rows.jsonl"
+    rows.write_text("{}")
+    entry = {"path": str(rows), "type": "alpaca"}
+    given = {"base_model": str(base), "datasets": [entry]} | values
+    try:
+        inputs.check_inputs(Config(base.parent / "c.yaml", given))
+    except UsageError as error:
+        return error.message
+    return ""
+
+
+def test_a_base_model_that_lacks_a_file_is_told_with_its_name(base: Path) -> None:
+    assert refused(base) == ""
+    for name, told in (
+        ("config.json", "has no config.json"),
+        ("model.safetensors", "has no weights"),
+        ("tokenizer.json", "has no tokenizer"),
+    ):
+        kept = (base / name).rename(base.parent / name)
+        assert told in refused(base)
+        kept.rename(base / name)
+    (base / "tokenizer.json").unlink()
+    assert refused(base, tokenizer_config="org/other") == ""
+
+
+def test_an_adapter_a_pointer_and_a_lost_shard_are_no_base_model(base: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-2.safetensors is missing" in refused(base)
+    (base / "model.safetensors.index.json").unlink()
+    (base / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert "pointer of git-lfs" in refused(base)
+    (base / "config.json").rename(base / "adapter_config.json")
+    assert "is an adapter" in refused(base)
+
+
+def test_a_chat_without_a_template_is_refused_and_one_with_a_template_is_not(base: Path) -> None:
+    def told(**values: Any) -> str:
+        entry = {"path": "x", "type": "chat_template"}
+        given = {"base_model": str(base), "datasets": [entry]} | values
+        try:
+            inputs.check_chat_template(Config(base.parent / "c.yaml", given))
+        except UsageError as error:
+            return error.message
+        return ""
+
+    assert "has no chat template" in told()
+    assert told(chat_template="chatml") == ""
+    assert told(datasets=[{"path": "x", "type": "alpaca"}]) == ""
+    (base / "tokenizer_config.json").write_text('{"chat_template": "..."}')
+    assert told() == ""
+
+
+def test_a_pattern_of_data_files_is_no_missing_file(base: Path) -> None:
+    entry = {"path": "json", "data_files": f"{base.parent}/*.jsonl", "type": "alpaca"}
+    assert refused(base, datasets=[entry]) == ""
+    entry["data_files"] = f"{base.parent}/*.csv"
+    assert "does not exist" in refused(base, datasets=[entry])

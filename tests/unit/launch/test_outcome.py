@@ -73,7 +73,7 @@ def test_the_advice_hangs_on_the_cause_and_not_on_the_words(tmp_path: Path) -> N
     words = "no space left, CUDA out of memory, plugin"
     advice = {cause: outcome.advice(run, end(Ending.CRASHED, cause, words)) for cause in Cause}
     assert "micro_batch_size" in advice[Cause.GPU_MEMORY]
-    assert "leviathan checkpoints cleanup run --keep 1" in advice[Cause.DISK]
+    assert f"leviathan checkpoints cleanup {run.path} --keep 1" in advice[Cause.DISK]
     assert "can import leviathan_train" in advice[Cause.PLUGIN]
     assert advice[Cause.FAULT] == advice[Cause.UNKNOWN] != advice[Cause.DIED]
 
@@ -82,3 +82,6 @@ def test_a_cause_of_several_lines_is_told_in_one(tmp_path: Path) -> None:
     crash = end(Ending.CRASHED, Cause.FAULT, "RuntimeError: a\n  b")
     error = outcome.failure(Run(tmp_path), crash, tmp_path / "log")
     assert error.message == "Training failed: RuntimeError: a b"
+    crash = end(Ending.CRASHED, Cause.FAULT, "word " * 200)
+    told = outcome.failure(Run(tmp_path), crash, tmp_path / "log").message
+    assert len(told) < 300 and told.endswith("...")

@@ -15,7 +15,7 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
 from leviathan_train.jobs.validate import describe
 from leviathan_train.launch import preflight
-from leviathan_train.launch.preflight import Finding
+from leviathan_train.launch.findings import Finding, exit_status
 from leviathan_train.launch.validation import Validation, validate
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Launch
@@ -52,9 +52,9 @@ def test_a_good_config_is_all_right(plain: Path) -> None:
     findings = look(plain)
     assert bad(findings) == []
     assert {f.topic for f in findings} == {
-        "config", "inputs", "keys", "resume", "gpu", "disk", "schema",
+        "config", "inputs", "data", "keys", "resume", "gpu", "disk", "schema",
     }  # fmt: skip
-    assert preflight.exit_status(findings) == 0
+    assert exit_status(findings) == 0
 
 
 def test_a_config_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_config_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> Non
 def test_a_missing_input_is_an_error_and_the_rest_is_still_told(plain: Path) -> None:
     findings = look(plain, "base_model=./nowhere", "learning_rat=1")
     assert [f.topic for f in bad(findings)] == ["inputs", "keys"]
-    assert preflight.exit_status(findings) == 2
+    assert exit_status(findings) == 2
 
 
 def test_a_base_that_has_to_be_fetched_is_a_warning(plain: Path, monkeypatch: Any) -> None:
@@ -190,7 +190,7 @@ def test_a_run_that_is_training_has_the_exit_status_of_train(plain: Path, tmp_pa
     Run(tmp_path / "run").open_session(Launch(cli=True))
     findings = look(plain)
     assert "already training" in bad(findings, "resume")[0].message
-    assert preflight.exit_status(findings) == 1
+    assert exit_status(findings) == 1
 
 
 def test_errors_of_pydantic_become_a_line_for_each_key() -> None:

@@ -117,6 +117,14 @@ def test_no_changes_nothing(config: Config) -> None:
         Starter(config, options(), Scripted(ResumeAnswer.NO)).plan()
     assert raised.value.exit_code == 130
     assert steps_in(config.output_dir) == [10]
+    typed = "leviathan train c.yaml --window 20:00-08:00"
+    assert f"{typed} --resume never -- --cpu" in str(raised.value.hint), "no option is lost"
+    assert f"--set output_dir={config.output_dir}_2 -- --cpu" in str(raised.value.hint)
+
+
+def test_the_check_that_is_shown_has_the_same_settings() -> None:
+    words = ("leviathan", "train", "my c.yaml", "--yes", "--set", "a=1", "--set", "b=x y")
+    assert Typed(words).check() == "leviathan check 'my c.yaml' --set a=1 --set 'b=x y'"
 
 
 def test_delete_deletes_every_checkpoint_and_starts_over(config: Config) -> None:

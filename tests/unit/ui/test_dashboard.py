@@ -148,7 +148,7 @@ def test_a_snapshot_holds_curves_lines_and_the_room_on_the_disk(
     run, session = training
     session.screen_file.write_text("Step 1490: loss=1.2\nStep 1500: loss=1.1\nhalf a li")
     now = snapshot(run)
-    assert now.activity.step == 1500 and now.target == str(run.path)
+    assert now.activity.step == 1500 and now.target == run.name
     assert len(now.losses) == 150
     assert now.losses[-1] == (1500, 1 + math.exp(-1500 / 200)), "in full precision"
     assert [step for step, _ in now.eval_losses] == list(range(100, 1501, 100))
@@ -554,7 +554,7 @@ def test_a_run_that_is_over_is_told_at_once(training: tuple[Run, Session]) -> No
     run, session = training
     end_session(session, End(Ending.FINISHED, 3525, None, "training ended by itself", time.time()))
     out, errors = watch_piped(run).communicate(timeout=20)
-    assert errors == "" and f"leviathan merge {run.path}" in out
+    assert errors == "" and f"leviathan merge {run.name}" in out
 
 
 def on_terminal(

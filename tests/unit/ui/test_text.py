@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from leviathan_train.launch.activity import Activity
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Phase, Request, Status
+from leviathan_train.run.records import Launch, Phase, Request, Status
 from leviathan_train.ui import text
 from leviathan_train.ui.progress import Screen, progress_line
 
@@ -74,4 +75,38 @@ def test_without_a_terminal_each_phase_is_told_once(capsys: pytest.CaptureFixtur
     for phase in [*phases, Phase.TRAINING, Phase.SAVING, Phase.TRAINING]:
         screen.progress(activity(phase))
     told = capsys.readouterr().out.splitlines()
-    assert told == ["Preparing the data...", "Loading the model...", "Training..."]
+    assert told == [
+        "Importing Axolotl...",
+        "Preparing the data...",
+        "Loading the model...",
+        "Training...",
+    ]
+
+
+def test_a_message_breaks_between_words_and_a_command_stays_whole() -> None:
+    command = (
+        "leviathan train my.yaml --set max_steps=400 --set save_steps=100 --window 20:00-08:00"
+    )
+    told = f"Resume this run with:  {command}    or start over, which sets all of it aside:  never"
+    lines = text.fold(told, 60)
+    assert f"  {command}" in lines
+    assert all(len(line) <= 60 for line in lines if command not in line)
+    assert " ".join(" ".join(lines).split()) == " ".join(told.split())
+    assert text.fold("short", 60) == ["short"]
+    assert all(len(line) <= 30 for line in text.fold("   " + "some words " * 9, 30))
+    assert text.fold("x" * 70, 60) == ["x" * 70], "a path is not cut"
+
+
+def test_while_it_loads_the_seconds_are_told_and_those_of_the_last_time() -> None:
+    now = replace(
+        activity(),
+        at=108.0,
+        status=Status(phase=Phase.MODEL),
+        launch=Launch(started=100.0),
+        start_seconds=14.0,
+    )
+    assert str(progress_line(now, 80)) == (
+        "loading the model  8s (first step after 14s the last time)"
+    )
+    assert str(progress_line(replace(now, start_seconds=None), 80)) == "loading the model  8s"
+    assert len(str(progress_line(now, 30))) <= 30

@@ -69,6 +69,7 @@ class Camera:
         self._gpus = gpus or Nvml()
         self._feed = Feed(run, now=now)
         self._curves = Curves(run)
+        self._target = lookup.shortest_name(run)
         self._screen = LineReader(Path())
         self._lines: deque[str] = deque(maxlen=_LINES)
 
@@ -80,7 +81,7 @@ class Camera:
         here = activity.training and activity.session and activity.session.is_here()
         return Snapshot(
             activity=activity,
-            target=lookup.shortest_name(self._run),
+            target=self._target,
             losses=self._curves.points("loss"),
             eval_losses=self._curves.points("eval_loss"),
             learning_rates=self._curves.points("learning_rate"),

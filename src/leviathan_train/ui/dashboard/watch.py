@@ -7,14 +7,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shlex
 import signal
 import sys
 import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -104,7 +102,7 @@ def line(now: Activity) -> str:
 
 def summary(now: Activity) -> list[str]:
     """How a run stands when the screen closes, and what to type next."""
-    name, target = now.run.name, shlex.quote(lookup.shortest_name(now.run))
+    name, target = now.run.name, lookup.in_command(now.run)
     if not now.over:
         due = f", ETA {duration(now.eta_seconds)}" if now.eta_seconds is not None else ""
         at = f", step {steps(now)}{due}" if now.step else ""
@@ -115,7 +113,7 @@ def summary(now: Activity) -> list[str]:
     at = f"at step {steps(now)}" if now.step else "before its first step"
     if now.end:
         return _ending(now, now.end, at, target)
-    start = _start(now)
+    start = lookup.start_again(now.launch)
     if now.session is None:
         stands = f", stands {at}." if now.step else " yet."
         return [f"{name} is not training{stands}", f"Start it with:  {start}"]
@@ -123,7 +121,7 @@ def summary(now: Activity) -> list[str]:
 
 
 def _ending(now: Activity, end: End, at: str, target: str) -> list[str]:
-    name, start, why = now.run.name, _start(now), one_line(end.why).rstrip(".")
+    name, start, why = now.run.name, lookup.start_again(now.launch), one_line(end.why).rstrip(".")
     if end.kind is Ending.FINISHED:
         losses = [f"loss {number(now.loss)}"] if now.loss is not None else []
         losses += [f"eval loss {number(now.eval_loss)}"] if now.eval_loss is not None else []
@@ -144,15 +142,6 @@ def _ending(now: Activity, end: End, at: str, target: str) -> list[str]:
     word = "was killed" if end.kind is Ending.KILLED else "stopped"
     left = f"Resume from {now.checkpoint.name}" if now.checkpoint else "Start again"
     return [f"{name} {word} {at}: {why}.", f"{left} with:  {start}"]
-
-
-def _start(now: Activity) -> str:
-    """The command that starts the run again, from the folder that the user is in."""
-    config, cwd = now.launch.config, now.launch.cwd
-    command = f"leviathan train {shlex.quote(config) if config else 'CONFIG'}"
-    if config and cwd and not Path(config).is_absolute() and Path(cwd) != Path.cwd():
-        return f"cd {shlex.quote(cwd)} && {command}"
-    return command
 
 
 class _Keys:

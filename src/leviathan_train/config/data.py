@@ -1,0 +1,160 @@
+"""Whether the data files of a config can be trained on, told before anything heavy starts."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.config import rows
+from leviathan_train.config.load import Config
+from leviathan_train.config.row_types import TOKENISED, Want, fitting, messages_of, wanted
+from leviathan_train.config.rows import DataError, Row
+
+FIRST = 200
+"""Rows of each file that are always read."""
+_FILES = {".json", ".jsonl", ".csv", ".txt", ".parquet", ".arrow"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data file of an entry of `datasets`.
+
+    Attributes:
+        key: the entry, as the config writes it: `datasets[0]`.
+        entry: the entry itself.
+        kind: see `rows.kind_of`.
+    """
+
+    key: str
+    entry: Mapping[str, Any]
+    file: Path
+    kind: str
+
+
+def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
+    """What is wrong with the local data files, at most one fault a file.
+
+    Args:
+        seconds: how long may be read, all files together, after the first rows of each; None
+            reads all.
+    """
+    sources = list(_sources(config))
+    until = None if seconds is None else time.monotonic() + seconds
+    for source in sources:
+        try:
+            _check(source, config, until)
+        except DataError as fault:
+            yield fault
+        except OSError as error:
+            yield DataError(f"{source.file}", f"cannot be read: {error.strerror}.", "Check it.")
+
+
+def _sources(config: Config) -> Iterator[Source]:
+    for key in ("datasets", "test_datasets"):
+        entries = config.values.get(key)
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(entry, Mapping) and entry.get("path"):
+                for file, kind in _files(entry):
+                    yield Source(f"{key}[{index}]", entry, file, kind)
+
+
+def _files(entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """The files of an entry that lie here, and how each is read."""
+    name, ds_type = str(entry["path"]), entry.get("ds_type")
+    path, named = Path(name), entry.get("data_files")
+    if path.is_file():
+        yield path, rows.kind_of(name, ds_type)
+    elif named and (path.is_dir() or name in rows.KINDS):
+        kind = ds_type or (name if name in rows.KINDS else rows.kind_of(name, None))
+        for pattern in named if isinstance(named, list) else [named]:
+            for match in sorted(glob.glob(str(pattern))):
+                if Path(match).is_file():
+                    yield Path(match), kind
+    elif path.is_dir() and not (path / "state.json").exists():
+        for file in sorted(found for found in path.iterdir() if found.suffix in _FILES):
+            yield file, rows.kind_of(file.name, None)
+
+
+def _check(source: Source, config: Config, until: float | None) -> None:
+    """Read a file's rows and compare them with what their type wants.
+
+    Raises:
+        DataError: what was found first.
+    """
+    want = None if _has_strangers(config) else wanted(source.entry, config.values)
+    columns: dict[str, None] = {}
+    first: Row | None = None
+    for number, row in enumerate(rows.read(source.file, source.kind), 1):
+        first = first or row
+        columns.update(dict.fromkeys(row.values))
+        if want and columns.keys() >= TOKENISED:
+            want = None
+        if want and want.columns[0] in row.values:
+            _check_row(source, want, row)
+        if number >= FIRST and until is not None and time.monotonic() > until:
+            break
+    if first and want:
+        _check_columns(source, want, config, columns, first)
+
+
+def _has_strangers(config: Config) -> bool:
+    """Whether a plugin of others may read the rows in its own way."""
+    ours = ("axolotl.", "leviathan_train.")
+    return any("." in name and not name.startswith(ours) for name in config.plugins)
+
+
+def _check_columns(
+    source: Source, want: Want, config: Config, columns: Mapping[str, Any], first: Row
+) -> None:
+    if all(column in columns for column in want.columns):
+        return
+    names = ", ".join(list(columns)[:12]) + (", ..." if len(columns) > 12 else "")
+    fits = fitting(columns, first.values)
+    hint = f"What would fit:  {fits}" if fits else "Rename the columns, or choose another type."
+    only = next(iter(columns))
+    if source.kind == "csv" and len(columns) == 1 and any(char in only for char in ";\t|"):
+        hint = "Separate the cells by commas."
+    plural = "s" if len(want.columns) > 1 else ""
+    raise DataError(
+        f"{config.path}: {source.key}:",
+        f"type: {want.label} wants the column{plural} {' and '.join(want.columns)};"
+        f" {source.file} has {names}.",
+        hint,
+    )
+
+
+def _check_row(source: Source, want: Want, row: Row) -> None:
+    where = f"{source.file}, {row.place}:"
+    if want.role:
+        _check_messages(where, want, row)
+    elif want.answer and source.kind != "csv":
+        value = row.values.get(want.answer)
+        if value is not None and not isinstance(value, str):
+            told = {dict: "an object", list: "a list", bool: "true or false"}.get(type(value))
+            raise DataError(
+                where,
+                f"column {want.answer} holds {told or 'a number'}, not a text.",
+                'Write it in quotes:  "..."',
+            )
+
+
+def _check_messages(where: str, want: Want, row: Row) -> None:
+    (column,) = want.columns
+    messages = messages_of(row.values[column])
+    if messages is None:
+        fits = fitting(row.values, row.values)
+        hint = f"What would fit:  {fits}" if fits else "Write a list of messages there."
+        raise DataError(where, f"column {column} holds no list of messages.", hint)
+    if not messages:
+        raise DataError(where, f"column {column} holds no message.", "Remove the row.")
+    for message in messages:
+        if not isinstance(message, Mapping) or message.get(str(want.role)) is None:
+            keys = ", ".join(message) if isinstance(message, Mapping) else repr(message)[:40]
+            hint = f'Each message is:  {{"{want.role}": "user", "{want.content}": "..."}}'
+            if isinstance(message, Mapping) and {"from", "value"} <= message.keys():
+                hint = "Add  message_property_mappings: {role: from, content: value}"
+            raise DataError(where, f"a message has no {want.role}; it has {keys}.", hint)

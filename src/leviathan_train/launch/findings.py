@@ -1,0 +1,75 @@
+"""What was found before a start: each with what it means for the run, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.errors import DONE, USAGE, LeviathanError
+
+
+class Level(StrEnum):
+    """What a finding means for the run: it is stopped, its result may change, or all is well."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    OK = "ok"
+
+
+class Topic(StrEnum):
+    """What was looked at."""
+
+    CONFIG = "config"
+    INPUTS = "inputs"
+    KEYS = "keys"
+    DATA = "data"
+    RESUME = "resume"
+    GPU = "gpu"
+    DISK = "disk"
+    SCHEMA = "schema"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        hint: what to do about it.
+        status: of an error, the exit status with which `train` would end.
+    """
+
+    level: Level
+    topic: Topic
+    message: str
+    hint: str | None = None
+    status: int = USAGE
+
+
+def ok(topic: Topic, message: str) -> Finding:
+    """A finding that all is well."""
+    return Finding(Level.OK, topic, message)
+
+
+def refusal(topic: Topic, error: LeviathanError) -> Finding:
+    """The finding of an error that a start would end with."""
+    return Finding(Level.ERROR, topic, error.message, error.hint, error.exit_code)
+
+
+def exit_status(findings: Iterable[Finding]) -> int:
+    """The exit status of the first error, which is the one that a start would end with."""
+    return next((one.status for one in findings if one.level is Level.ERROR), DONE)
+
+
+def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings as `check --json` prints them."""
+    return {
+        "config": str(path),
+        "findings": [
+            {"level": one.level, "topic": one.topic, "message": one.message, "hint": one.hint}
+            for one in findings
+        ],
+        "ok": exit_status(findings) == DONE,
+    }
