@@ -1,0 +1,88 @@
+"""All faults, for as long as it takes; started by scripts/faults.sh.
+
+    python -m faults [--folder FOLDER] [--jobs 2] [--parts kills,...]          in tests/
+
+What was done before is not done again: `FOLDER/results.jsonl` keeps each try. Prints a line for
+each part that is done, and a table at the end; exit status 1 if a try is not as promised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from faults import bench
+from faults.disks import missing
+from faults.kills import Chain
+from faults.power import PowerCuts, cuts
+from faults.results import Results, Try, table
+from support.demo import ROOT
+
+Part = tuple[str, Callable[[], list[Try]]]
+"""A key, and what it stands for."""
+
+CHAINS = {1: 9, 2: 4}
+"""Chains of kills by the number of ranks."""
+CUTS = 8
+"""Power cuts on one disk."""
+DISKS = 4
+POWER_CHAINS = {"ext4": 2, "xfs": 1, "btrfs": 1}
+
+
+def kills(folder: Path) -> Iterator[Part]:
+    for ranks, number in CHAINS.items():
+        made = bench.make(folder / f"bench-{ranks}", ranks)
+        for seed in range(1, number + 1):
+            yield f"kills {ranks} {seed}", Chain(made, seed, folder).tries
+
+
+def power_cuts(folder: Path) -> Iterator[Part]:
+    made = bench.make(folder / "bench-1")
+    prepared = made.folder / "run" / f"checkpoint-{bench.SAVE_STEPS}"
+    for kind, chains in POWER_CHAINS.items():
+        if why := missing(kind):
+            print(f"No power cuts on {kind}: {why}.", flush=True)
+            continue
+        for seed in range(1, DISKS + 1):
+            yield f"power {kind} {seed}", partial(cuts, kind, seed, CUTS, folder, prepared)
+        for seed in range(1, chains + 1):
+            yield f"power training {kind} {seed}", PowerCuts(made, seed, folder, kind).tries
+
+
+PARTS: dict[str, Callable[[Path], Iterable[Part]]] = {"kills": kills, "power": power_cuts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Disturb trainings in every way.")
+    parser.add_argument("--folder", type=Path, default=ROOT / "work/faults")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    options = parser.parse_args()
+    folder: Path = options.folder.absolute()
+    results = Results(folder / "results.jsonl")
+    parts = itertools.chain.from_iterable(PARTS[name](folder) for name in options.parts.split(","))
+
+    def work(part: Part) -> None:
+        key, run = part
+        began = time.monotonic()
+        tries = run()
+        results.add(key, tries)
+        print(f"{key}: {len(tries)} tries, {time.monotonic() - began:.0f} s", flush=True)
+        for one in tries:
+            if not one.survived:
+                print(f"  {one}", flush=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(work, [part for part in parts if part[0] not in results]))
+    print(table(results.tries()))
+    sys.exit(not all(one.survived for one in results.tries()))
+
+
+if __name__ == "__main__":
+    main()
