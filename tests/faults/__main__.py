@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,17 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from faults import bench
+from faults import bench, injected, places
 from faults.disks import missing
 from faults.kills import Chain
 from faults.power import PowerCuts, cuts
 from faults.results import Results, Try, table
+from leviathan_train.run.folder import Run
 from support.demo import ROOT
 
 Part = tuple[str, Callable[[], list[Try]]]
 """A key, and what it stands for."""
 
-CHAINS = {1: 9, 2: 4}
+CHAINS = {1: 6, 2: 3}
 """Chains of kills by the number of ranks."""
 CUTS = 8
 """Power cuts on one disk."""
@@ -55,7 +58,41 @@ def power_cuts(folder: Path) -> Iterator[Part]:
             yield f"power training {kind} {seed}", PowerCuts(made, seed, folder, kind).tries
 
 
-PARTS: dict[str, Callable[[Path], Iterable[Part]]] = {"kills": kills, "power": power_cuts}
+def failing_calls(folder: Path) -> Iterator[Part]:
+    made = bench.make(folder / "bench-1")
+    prepared = made.folder / "run" / f"checkpoint-{bench.SAVE_STEPS}"
+    if why := injected.missing():
+        print(f"No failing system calls: {why}.", flush=True)
+        return
+    for call in ("mkdir", "write", "fsync", "rename", "unlink"):
+        yield f"injected {call}", partial(injected.one_by_one, call, folder, prepared)
+    yield "injected trainings", partial(injected.trainings, folder)
+
+
+def odd_places(folder: Path) -> Iterator[Part]:
+    made = bench.make(folder / "bench-1")
+
+    def at(what: Callable[[Run, Path], list[Try]]) -> list[Try]:
+        with places.run_of_all(made.config) as (run, config):
+            return what(run, config)
+
+    yield "garbage", partial(at, partial(places.garbled, thorough=True))
+    yield "locks", partial(at, lambda run, config: places.locks(run))
+    if os.geteuid() == 0:
+        yield "another user", partial(at, places.of_others)
+        yield "read-only", partial(at, places.written_never)
+    if shutil.which("faketime"):
+        yield "clocks", partial(at, places.clocks)
+    for seed in (1, 2):
+        yield f"gone {seed}", partial(lambda seed: [places.gone(made, folder, seed)], seed)
+
+
+PARTS: dict[str, Callable[[Path], Iterable[Part]]] = {
+    "power": power_cuts,
+    "calls": failing_calls,
+    "places": odd_places,
+    "kills": kills,
+}
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -87,13 +88,26 @@ def make(folder: Path, ranks: int = 1, **overrides: Any) -> Bench:
         return bench
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    values = settings(folder, bench.env)
+    if ranks > 1:
+        values["max_memory"] = {"cpu": "8GiB"}
+    bench.config.write_text(yaml.safe_dump(values | overrides))
+    pause_at(bench.config, FIRST, *RANKS[ranks], env=bench.env)
+    shutil.copytree(folder / "run", folder / "first")
+    train(bench.config, *RANKS[ranks], env=bench.env)
+    (folder / "made").touch()
+    return bench
+
+
+def settings(folder: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    """A config for a run of a tiny model in `folder`, which is made."""
     demo = [sys.executable, str(ROOT / "scripts/make_demo.py"), "--out", str(folder / "demo")]
-    subprocess.run([*demo, "--rows", "160"], check=True, env=bench.env, stdout=subprocess.DEVNULL)
-    values = yaml.safe_load((ROOT / "configs/demo_cpu.yaml").read_text()) | {
+    subprocess.run([*demo, "--rows", "160"], check=True, env=dict(env), stdout=subprocess.DEVNULL)
+    values: dict[str, Any] = yaml.safe_load((ROOT / "configs/demo_cpu.yaml").read_text())
+    rows = {"path": str(folder / "demo/data.jsonl"), "ds_type": "json", "type": "alpaca"}
+    return values | {
         "base_model": str(folder / "demo/model"),
-        "datasets": [
-            {"path": str(folder / "demo/data.jsonl"), "ds_type": "json", "type": "alpaca"}
-        ],
+        "datasets": [rows],
         "dataset_prepared_path": str(folder / "prepared"),
         "output_dir": str(folder / "run"),
         "val_set_size": 16,
@@ -107,14 +121,11 @@ def make(folder: Path, ranks: int = 1, **overrides: Any) -> Bench:
         "save_steps": SAVE_STEPS,
         "save_total_limit": 99,
     }
-    if ranks > 1:
-        values["max_memory"] = {"cpu": "8GiB"}
-    bench.config.write_text(yaml.safe_dump(values | overrides))
-    pause_at(bench.config, FIRST, *RANKS[ranks], env=bench.env)
-    shutil.copytree(folder / "run", folder / "first")
-    train(bench.config, *RANKS[ranks], env=bench.env)
-    (folder / "made").touch()
-    return bench
+
+
+def seed() -> int:
+    """What random choices of a test are drawn from: another each time, or the given one."""
+    return int(os.environ.get("LEVIATHAN_TEST_SEED", random.randrange(1000)))
 
 
 def last_logged(session: Path) -> int:

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,9 +42,14 @@ class Chain:
 
     what = "kill -9"
     whom: tuple[str, ...] = WHOM
+    instants: tuple[str, ...] = INSTANTS
 
-    def __init__(self, bench: Bench, seed: int, folder: Path) -> None:
+    def __init__(
+        self, bench: Bench, seed: int, folder: Path, kills: int = KILLS, last: int = LAST
+    ) -> None:
         self._bench = bench
+        self._kills = kills
+        self._last = last
         self._seed = seed
         self._dice = random.Random(f"{bench.ranks} {seed}")
         self._run = folder / f"{type(self).__name__.lower()}-{bench.ranks}-{seed}"
@@ -56,9 +62,11 @@ class Chain:
         """Kill, and resume, and kill."""
         shutil.rmtree(self._run, ignore_errors=True)
         self._bench.copy(self._run)
+        # A power cut that follows is to take what is written from now on, not this copy.
+        subprocess.run(["sync", "-f", str(self._run)], check=True)
         self._step = _newest(self._run)
         found: list[Try] = []
-        while len(found) < KILLS and (not found or found[-1].survived):
+        while len(found) < self._kills and (not found or found[-1].survived):
             if (one := self._kill(len(found))) is None:
                 break
             found.append(one)
@@ -71,7 +79,7 @@ class Chain:
     def _kill(self, number: int) -> Try | None:
         """Start, kill, and judge; None if the training ended before."""
         whom = self._dice.choice(self.whom)
-        instant = self._dice.choice(INSTANTS)
+        instant = self._dice.choice(self.instants)
         if whom == "data worker" and instant == "start":
             instant = "step"
         started = self._start()
@@ -218,7 +226,7 @@ class Chain:
         status, output = started.finish()
         if status or self._left():
             return f"exit {status}: {output[-300:]}"
-        if _newest(self._run) != LAST:
+        if _newest(self._run) != self._last:
             return f"ended at {_newest(self._run)}"
         return " ".join(self._bench.wrong(self._run))
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from faults.bench import Bench, last_logged
@@ -36,9 +37,17 @@ INSTANTS = {
 class Writer:
     """`faults.writer` at work, and what it has told."""
 
-    def __init__(self, what: str, folder: Path, prepared: Path) -> None:
+    def __init__(
+        self,
+        what: str,
+        folder: Path,
+        prepared: Path,
+        times: int = 1_000_000,
+        before: Sequence[str] = (),
+    ) -> None:
+        command = (sys.executable, "-m", "faults.writer", what)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "faults.writer", what, str(folder), str(prepared)],
+            [*before, *command, str(folder), str(prepared), str(times)],
             cwd=ROOT / "tests",
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # it dies of the disk that is gone
@@ -65,11 +74,16 @@ class Writer:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self.finish()
+
+    def finish(self) -> int:
+        """Wait until it has ended; its exit status."""
+        self._process.wait(timeout=60.0)
         while self._new.get(timeout=10.0):
             pass
         assert self._process.stdout
         self._process.stdout.close()
+        return self._process.returncode
 
     def last(self, word: str) -> int:
         """The last number told with a word; 0 if there is none."""

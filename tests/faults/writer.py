@@ -1,6 +1,6 @@
 """What writes while the power is cut: the product's own saves, retention, and publishing.
 
-    python -m faults.writer saves|models FOLDER PREPARED
+    python -m faults.writer saves|models FOLDER PREPARED TIMES
 
 `saves`: checkpoint after checkpoint as a trainer makes them, through the product's own record of
 a save, seal and retention, with the files of PREPARED for transformers'. `models`: merged models
@@ -49,12 +49,12 @@ def tell(*words: object) -> None:
     print(*words, flush=True)
 
 
-def saves(folder: Path, prepared: Path) -> None:
-    """Save, seal, delete the old, and so on, until the disk is gone."""
+def saves(folder: Path, prepared: Path, times: int) -> None:
+    """Save, seal, delete the old, and so on."""
     run = Run(folder)
     known = [step for step, _ in store.folders(run)]
     step = max(known, default=0)
-    while True:
+    for _ in range(times):
         step += SAVE_STEPS
         path = run.checkpoint(step)
         files = content(prepared, step)
@@ -76,11 +76,9 @@ def saves(folder: Path, prepared: Path) -> None:
         tell("kept", step)
 
 
-def models(goal: Path, prepared: Path) -> None:
-    """Publish one model after the other under one name, until the disk is gone."""
-    number = 0
-    while True:
-        number += 1
+def models(goal: Path, prepared: Path, times: int) -> None:
+    """Publish one model after the other under one name."""
+    for number in range(1, times + 1):
         with publishing(goal) as place:
             out = place / "merged"
             out.mkdir()
@@ -101,4 +99,5 @@ def publishing(goal: Path) -> contextlib.AbstractContextManager[Path]:
 
 
 if __name__ == "__main__":
-    {"saves": saves, "models": models}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    arguments = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    {"saves": saves, "models": models}[sys.argv[1]](*arguments)
