@@ -98,18 +98,21 @@ class Disk:
             self._image.unlink()
 
     def _mount(self) -> None:
-        _run("mount", "-t", self.kind, "-o", _OPTIONS[self.kind], str(self._image), str(self.path))
+        options = ("-t", self.kind, "-o", _OPTIONS[self.kind])
+        _patiently("mount", *options, str(self._image), str(self.path))
 
     def _unmount(self) -> None:
-        deadline = time.monotonic() + 20.0
-        while True:
-            try:
-                _run("umount", str(self.path))
-                return
-            except subprocess.CalledProcessError as error:
-                if time.monotonic() > deadline:
-                    raise AssertionError(error.stderr) from None
-                time.sleep(0.1)
+        if os.path.ismount(self.path):
+            _patiently("umount", str(self.path))
+
+
+def _patiently(*command: str) -> None:
+    """Run a command that may fail while the kernel still lets go of a loop device."""
+    deadline = time.monotonic() + 30.0
+    while (done := subprocess.run(command, capture_output=True, text=True)).returncode:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{' '.join(command)}: {done.stderr}")
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ class Chain:
                 return
             if started.process.poll() is not None:
                 raise Ended
-            time.sleep(0.0005 if instant == "save" else 0.01)
+            time.sleep(0.004 if instant == "save" else 0.03)
         raise AssertionError(f"never came to the instant to kill at: {started.status()}")
 
     def _strike(self, started: Started, victims: list[int]) -> tuple[bool, int]:

@@ -34,6 +34,10 @@ INSTANTS = {
 """What the writer tells before, and within how many seconds after that the power is cut."""
 
 
+CUTS = 6
+"""Power cuts of one real training."""
+
+
 class Writer:
     """`faults.writer` at work, and what it has told."""
 
@@ -180,7 +184,7 @@ class PowerCuts(Chain):
     whom = ("training",)
 
     def __init__(self, bench: Bench, seed: int, folder: Path, kind: str) -> None:
-        super().__init__(bench, seed, folder)
+        super().__init__(bench, seed, folder, kills=CUTS)
         self.what = f"power cut on {kind}"
         self._dice = random.Random(f"{kind} {seed}")
         self._folder = folder / f"training-{kind}-{seed}"
