@@ -64,9 +64,12 @@ class Writer:
     def _hear(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            word, number = line.split()
-            self.told.append((word, int(number)))
-            self._new.put(self.told[-1])
+            match line.split():
+                case [word, number] if line.endswith("\n"):
+                    self.told.append((word, int(number)))
+                    self._new.put(self.told[-1])
+                case _:
+                    continue  # cut off by a write that failed
         self._new.put(None)
 
     def wait(self, word: str, times: int) -> None:
