@@ -115,6 +115,11 @@ class Forge:
         self._process.wait()
         self._process.stdout.close()
 
+    @property
+    def pid(self) -> int:
+        """The server's process; a training is its only child."""
+        return self._process.pid
+
     def train(self, config: Path, *, patch: str = "", **env: str) -> Outcome:
         """Train `config` to its end.
 

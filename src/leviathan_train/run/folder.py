@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -34,6 +35,8 @@ from leviathan_train.system.locks import locked
 from leviathan_train.system.processes import Process
 
 TRAINING_ROOT = Path("work/training")
+
+_SESSION = re.compile(r"([0-9]{8}_[0-9]{6})(?:_([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,10 @@ class Run:
         """All sessions, oldest first."""
         folder = self.sessions_folder
         try:
-            names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+            names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
         except OSError:
             return []
-        return [Session(folder / name) for name in names]
+        return [Session(folder / name) for name in sorted(names, key=_order)]
 
     def session(self) -> Session | None:
         """The newest session."""
@@ -152,7 +155,12 @@ class Run:
         return session
 
     def _new_session(self, base: str) -> Session:
-        for name in (base, *(f"{base}_{number}" for number in range(2, 1000))):
+        first, newest = 1, self.session()
+        if newest and (last := _order(newest.id))[0] >= base:
+            # The clock was set back, or this is the same second: the newest must be the last.
+            base, first = last[0], last[1] + 1
+        numbers = range(first, first + 1000)
+        for name in (base if number == 1 else f"{base}_{number}" for number in numbers):
             session = Session((self.sessions_folder / name).resolve())
             with contextlib.suppress(FileExistsError):
                 session.path.mkdir(parents=True)
@@ -166,6 +174,12 @@ class Run:
             with contextlib.suppress(OSError):
                 latest = max(latest, path.stat().st_mtime)
         return latest
+
+
+def _order(name: str) -> tuple[str, int, str]:
+    """What sessions are sorted by: their time, and the number that makes it unique."""
+    match = _SESSION.fullmatch(name)
+    return (match[1], int(match[2] or 1), name) if match else ("", 0, name)
 
 
 def kill_orphans(run: Run) -> None:

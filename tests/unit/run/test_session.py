@@ -80,6 +80,17 @@ def elsewhere(run: Run, heard: float) -> Session:
     return session
 
 
+def test_after_the_clock_was_set_back_the_newest_session_is_still_the_newest(run: Run) -> None:
+    tomorrow = time.strftime("%Y%m%d_%H%M%S", time.localtime(time.time() + 86400))
+    for name in (tomorrow, f"{tomorrow}_9", f"{tomorrow}_10"):
+        Session(run.sessions_folder / name).path.mkdir(parents=True)
+    session = run.open_session(Launch())
+    assert session.id == f"{tomorrow}_11"
+    assert run.session() == session
+    with pytest.raises(LeviathanError, match="already training"):
+        run.open_session(Launch())
+
+
 @pytest.mark.parametrize(("heard", "lives"), [(30, True), (300, False)])
 def test_a_session_on_another_host_lives_by_its_heartbeat(
     run: Run, heard: float, lives: bool
