@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from support.demo import PLUGIN, ROOT, ROWS, Demo, MakeConfig
 
 _numbers = itertools.count()
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 # A job that a script starts with `&` ignores SIGINT, and so would every child of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -65,7 +65,8 @@ def test_the_wheel_runs_by_itself(clean: Path) -> None:
     name, file = run(clean / "python", "-c", where, cwd=clean).split()[-2:]
     assert name == "LeviathanPlugin"
     assert Path(file).is_relative_to(clean.parent)
-    assert (Path(file).parent / "py.typed").exists()
+    for name in ("py.typed", "ui/plot/page.html", "ui/plot/page.js"):
+        assert (Path(file).parent / name).exists()
 
 
 def test_the_sdist_holds_every_file_of_the_repository(built: Built) -> None:

@@ -18,8 +18,9 @@ from leviathan_train.system.files import read_json, write_json
 VERSION = 1
 """Raised whenever the rules of what is intact change."""
 
-State = Literal["intact", "unsealed", "damaged"]
-"""`unsealed`: intact by structure, made without the plugin."""
+State = Literal["intact", "unsealed", "weights", "damaged"]
+"""`unsealed`: intact by structure, made without the plugin. `weights`: only its adapter weights
+were kept, and these are intact."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from leviathan_train.checkpoints import index
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints import strip as stripping
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
@@ -36,12 +37,16 @@ class Policy:
     Attributes:
         keep: the newest N intact checkpoints, at least 1.
         keep_every: besides, each whose step is a multiple of K.
-        keep_best: besides, the best.
+        keep_best: besides, the best K.
+        strip: whether of those that would go the adapter's weights are kept.
+        keep_weights: whether those stay of which only these weights are left.
     """
 
     keep: int
     keep_every: int | None = None
-    keep_best: bool = True
+    keep_best: int = 1
+    strip: bool = False
+    keep_weights: bool = True
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -58,13 +63,23 @@ class Item:
     """One checkpoint of a plan.
 
     Attributes:
-        keep: whether it stays.
+        keep: whether it stays as it is.
         reasons: why it stays, or why it goes.
+        strip: whether it does not go as a whole: its adapter's weights stay.
     """
 
     checkpoint: Checkpoint
     keep: bool
     reasons: tuple[str, ...]
+    strip: bool = False
+
+    @property
+    def freed(self) -> int:
+        """Bytes that carrying it out gives back."""
+        if self.keep:
+            return 0
+        left = stripping.kept_bytes(self.checkpoint) if self.strip else 0
+        return self.checkpoint.bytes - left
 
 
 def plan(
@@ -72,7 +87,7 @@ def plan(
 ) -> list[Item]:
     """Decide for each checkpoint whether it stays, with the reasons; changes nothing.
 
-    Damaged ones do not count towards `policy.keep` and go.
+    Damaged ones, and those of which only weights are left, do not count towards `policy.keep`.
 
     Args:
         in_use: steps that a live training reads or writes, and what it does with them.
@@ -81,7 +96,7 @@ def plan(
     by_step = sorted(found, key=lambda checkpoint: checkpoint.step)
     intact = [checkpoint for checkpoint in by_step if checkpoint.intact]
     newest = {checkpoint.step for checkpoint in intact[-policy.keep :]}
-    best = checkpoints.best(by_step) if policy.keep_best else None
+    best = checkpoints.ranked(by_step)[: policy.keep_best]
     items = []
     for checkpoint in by_step:
         reasons = [busy[checkpoint.step]] if checkpoint.step in busy else []
@@ -90,23 +105,36 @@ def plan(
                 reasons.append("latest")
             elif checkpoint.step in newest:
                 reasons.append(f"one of the newest {policy.keep}")
-            if best and checkpoint.step == best.step:
-                reasons.append(_why_best(best))
+            if checkpoint in best:
+                reasons.append(_why_best(checkpoint, best))
             if policy.keep_every and checkpoint.step % policy.keep_every == 0:
                 reasons.append(f"a multiple of {policy.keep_every} steps")
-        if reasons:
-            items.append(Item(checkpoint, True, tuple(reasons)))
-        elif not checkpoint.intact:
-            items.append(Item(checkpoint, False, (f"damaged: {checkpoint.reason}",)))
-        else:
-            older = "the newest" if policy.keep == 1 else f"the newest {policy.keep}"
-            items.append(Item(checkpoint, False, (f"older than {older}",)))
+        elif checkpoint.state == "weights" and policy.keep_weights:
+            reasons.append("only its adapter weights are left")
+        items.append(
+            Item(checkpoint, True, tuple(reasons)) if reasons else _leaving(checkpoint, policy)
+        )
     return items
 
 
-def _why_best(best: Checkpoint) -> str:
-    loss = best.facts.eval_loss
-    return "best" if loss is None else f"best (eval loss {loss:.4g})"
+def _leaving(checkpoint: Checkpoint, policy: Policy) -> Item:
+    """The item of a checkpoint that nothing keeps."""
+    if checkpoint.state == "weights":
+        return Item(checkpoint, False, ("only its adapter weights are left; --strip keeps them",))
+    if not checkpoint.intact:
+        return Item(checkpoint, False, (f"damaged: {checkpoint.reason}",))
+    why = f"older than the newest{'' if policy.keep == 1 else f' {policy.keep}'}"
+    if not policy.strip:
+        return Item(checkpoint, False, (why,))
+    if not stripping.can_strip(checkpoint):
+        return Item(checkpoint, False, (f"{why}, and it holds no adapter to keep",))
+    return Item(checkpoint, False, (why,), strip=True)
+
+
+def _why_best(checkpoint: Checkpoint, best: Sequence[Checkpoint]) -> str:
+    word = "best" if checkpoint == best[0] else f"one of the best {len(best)}"
+    loss = checkpoint.facts.eval_loss
+    return word if loss is None else f"{word} (eval loss {loss:.4g})"
 
 
 def in_use(
@@ -155,7 +183,7 @@ def _last_change(path: Path) -> float:
 def carry_out(
     run: Run, items: Sequence[Item], tell: Callable[[Checkpoint], None] = lambda checkpoint: None
 ) -> list[int]:
-    """Delete what a plan lets go, oldest first, and finish deletions that were interrupted.
+    """Delete or strip what a plan lets go, oldest first, and finish what was interrupted before.
 
     No training starts meanwhile. What a live one has begun to use since the plan was made,
     or has made whole, stays.
@@ -164,15 +192,15 @@ def carry_out(
         tell: called before each deletion.
 
     Returns:
-        The steps deleted.
+        The steps deleted or stripped.
 
     Raises:
         OSError: a folder could not be renamed or removed; what was deleted stays deleted.
     """
-    deleted: list[int] = []
+    done: list[int] = []
     found = [item.checkpoint for item in items]
     if all(item.keep for item in items) and not leftovers(run):
-        return deleted
+        return done
     with contextlib.ExitStack() as lock:
         with contextlib.suppress(OSError):  # a full disk may have no room for the lock
             lock.enter_context(run.locked())
@@ -184,9 +212,9 @@ def carry_out(
             if not checkpoint.intact and checkpoints.inspect(run, checkpoint.path).intact:
                 continue
             tell(checkpoint)
-            delete(run, checkpoint)
-            deleted.append(checkpoint.step)
-    return deleted
+            stripping.strip(run, checkpoint) if item.strip else delete(run, checkpoint)
+            done.append(checkpoint.step)
+    return done
 
 
 def delete(run: Run, checkpoint: Checkpoint) -> None:
@@ -228,7 +256,8 @@ def _remove(path: Path) -> None:
 
 
 def sweep(run: Run) -> None:
-    """Finish deletions that were interrupted; what refuses is left for the next time."""
+    """Finish deletions and strips that were interrupted; what refuses is left for the next time."""
+    stripping.sweep(run)
     for folder in leftovers(run):
         with contextlib.suppress(OSError):
             _remove(folder)

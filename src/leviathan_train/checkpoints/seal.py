@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,12 @@ from leviathan_train.system.files import sync_file, sync_folder, write_text
 
 SEAL = "leviathan.json"
 SEAL_VERSION = 1
+WEIGHTS_VERSION = 2
+"""Of a checkpoint that was stripped, see `strip`; version 0.1.0 does not resume from it."""
+_FOR_RESUMES = re.compile(
+    r"(optimizer|scheduler|scaler|rng_state|trainer_state|tokens_state|training_args)\b.*"
+    r"|rng_state_\d+\.pth|latest|zero_to_fp32\.py"
+)
 _BLOCK = 1 << 20
 _TICK = 20_000_000
 """Nanoseconds: a file's times are as fine as the kernel's clock tick, 10 ms at worst. Two
@@ -86,6 +93,7 @@ class Seal:
         config: the settings, secrets left out, that a resume is compared with.
         trainer: what transformers does not keep; see `trainer.writer`.
         files: relative path to size in bytes and SHA-256.
+        weights_only: whether what only a resume needs was taken away; see `strip`.
     """
 
     facts: Facts
@@ -96,11 +104,13 @@ class Seal:
     config: Mapping[str, Any]
     trainer: Mapping[str, Any]
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    weights_only: bool = False
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
         files = {name: {"bytes": size, "sha256": sha} for name, (size, sha) in self.files.items()}
-        return {"seal": SEAL_VERSION} | value | {"files": files}
+        version = WEIGHTS_VERSION if value.pop("weights_only") else SEAL_VERSION
+        return {"seal": version} | value | {"files": files}
 
     def to_text(self) -> str:
         """The file's text: the document, and a SHA-256 of it as its last entry."""
@@ -123,6 +133,7 @@ class Seal:
                 dict(value["config"]),
                 dict(value["trainer"]),
                 files,
+                value.get("seal") == WEIGHTS_VERSION,
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
@@ -152,7 +163,7 @@ def read(path: Path) -> Seal:
         seal = None
     if seal is None:
         raise FaultError(f"{SEAL} is {'not readable as a seal' if text else 'empty'}")
-    if value.get("seal") != SEAL_VERSION:
+    if value.get("seal") not in {SEAL_VERSION, WEIGHTS_VERSION}:
         raise FaultError(f"{SEAL} is of another version of leviathan-train: {value.get('seal')}")
     if _signed({key: item for key, item in value.items() if key != "sha256"}).encode() != text:
         raise FaultError(f"{SEAL} has changed since it was written")
@@ -188,7 +199,13 @@ def compare(
         except OSError as error:
             yield unreadable(name, error)
     for name in sorted(set(stats) - set(seal.files) - {SEAL}):
-        yield f"{name} was added after the save"
+        if not (seal.weights_only and only_for_resumes(name)):  # a strip that was interrupted
+            yield f"{name} was added after the save"
+
+
+def only_for_resumes(name: str) -> bool:
+    """Whether a file serves a resume alone: optimizer, schedule, random states, shards, the log."""
+    return "/" in name or _FOR_RESUMES.fullmatch(name) is not None
 
 
 def digest(path: Path) -> str:

@@ -31,6 +31,8 @@ from leviathan_train.run.lookup import in_command, is_run
 from leviathan_train.system.files import read_json, sync_folder
 
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+WEIGHTS_ONLY = "only its adapter weights were kept"
+"""Why nothing can be resumed from a checkpoint that was stripped."""
 
 
 class Read(Enum):
@@ -54,7 +56,7 @@ class Checkpoint:
 
     Attributes:
         state: whether a resume may trust it.
-        reason: why it is damaged, naming the file; empty otherwise.
+        reason: why no resume may trust it, naming the file; empty otherwise.
         modified: of its newest file, seconds since the epoch.
         files: size in bytes of each file by relative path.
         is_read: whether all its bytes were read; else only structure and sizes were judged.
@@ -82,7 +84,7 @@ class Checkpoint:
     @property
     def intact(self) -> bool:
         """Whether a resume may go on from it."""
-        return self.state != "damaged"
+        return self.state in {"intact", "unsealed"}
 
 
 def folders(run: Run) -> list[tuple[int, Path]]:
@@ -145,15 +147,15 @@ def inspect(
     known = index.recall(run, path.name) if ours and read is not Read.ALL else None
     if known and known.stats == stats and (known.is_read or read is Read.NOTHING):
         state = known.state
-        if state == ("intact" if SEAL in stats else "unsealed"):
+        if state in ({"intact", "weights"} if SEAL in stats else {"unsealed"}):
+            reason = WEIGHTS_ONLY if state == "weights" else ""
             return Checkpoint(
-                path, number, known.facts, state, "", size, modified, files, known.is_read
+                path, number, known.facts, state, reason, size, modified, files, known.is_read
             )
     whole = read is not Read.NOTHING or (known is not None and known.looks_altered(stats))
     saves = run.saves() if saves is None else saves
     interrupted = ours and path.name in saves
-    reason, facts = _judge(path, number, stats, interrupted=interrupted, whole=whole)
-    state = "damaged" if reason else "intact" if SEAL in stats else "unsealed"
+    state, reason, facts = _judge(path, number, stats, interrupted=interrupted, whole=whole)
     if ours and state == "damaged":
         index.forget(run, path.name)
     elif ours and settled:
@@ -170,8 +172,8 @@ def _mtime(path: Path) -> float:
 
 def _judge(
     path: Path, number: int, stats: Mapping[str, Stat], *, interrupted: bool, whole: bool
-) -> tuple[str, Facts]:
-    """Why the checkpoint is damaged (empty if it is not), and its facts."""
+) -> tuple[State, str, Facts]:
+    """The state of a checkpoint, why no resume may trust it (empty if one may), and its facts."""
     from leviathan_train.checkpoints import structure  # zipfile is not needed where the index knows
 
     facts = Facts(number)
@@ -179,20 +181,25 @@ def _judge(
         try:
             seal = seals.read(path)
         except FaultError as fault:
-            return str(fault), facts
+            return "damaged", str(fault), facts
         if seal.facts.step != number:
-            return f"{SEAL} is of step {seal.facts.step}", seal.facts
+            return "damaged", f"{SEAL} is of step {seal.facts.step}", seal.facts
         faults = seals.compare(path, seal, stats, whole=whole)
         if not whole:  # what lost its content at a power cut kept its size
             faults = itertools.chain(faults, structure.file_faults(path, stats, whole=False))
-        return next(faults, ""), seal.facts
+        if reason := next(faults, ""):
+            return "damaged", reason, seal.facts
+        if seal.weights_only:
+            return "weights", WEIGHTS_ONLY, seal.facts
+        return "intact", "", seal.facts
     try:
         facts = structure.read_facts(path, number, whole=whole)
     except FaultError as fault:
-        return str(fault), facts
+        return "damaged", str(fault), facts
     if interrupted:
-        return f"{SEAL} is missing: its save was interrupted", facts
-    return next(structure.faults(path, stats, whole=whole), ""), facts
+        return "damaged", f"{SEAL} is missing: its save was interrupted", facts
+    reason = next(structure.faults(path, stats, whole=whole), "")
+    return "damaged" if reason else "unsealed", reason, facts
 
 
 def ranks_of(checkpoint: Checkpoint) -> int:
@@ -243,16 +250,20 @@ def latest(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
 
 def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The intact checkpoint with the best metric: the config's own, else the eval loss.
+    """The first of `ranked`."""
+    return next(iter(ranked(checkpoints)), None)
 
-    The one that transformers itself tracks as best, as the newest knows it, comes first.
-    Of several that know of the same evaluation, the one nearest to it is meant.
+
+def ranked(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """The intact checkpoints by their metric, the best first: the config's own, else eval loss.
+
+    The one that transformers itself tracks as best, as the newest knows it, comes first; of the
+    others no value of another metric is known, so that they follow by their eval loss. Of
+    several that know of the same evaluation, only the one nearest to it is ranked.
     """
     intact = [found for found in checkpoints if found.intact]
     tracked = intact[-1].facts.best_step if intact else None
-    for found in intact:
-        if tracked is not None and found.step == tracked:
-            return found
+    first = [found for found in intact if tracked is not None and found.step == tracked]
 
     def order(found: Checkpoint) -> tuple[float, int, int]:
         facts = found.facts
@@ -260,8 +271,15 @@ def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
         since = 0 if facts.eval_step is None else found.step - facts.eval_step
         return facts.eval_loss, since, -found.step
 
-    judged = [found for found in intact if found.facts.eval_loss is not None]
-    return min(judged, key=order, default=None)
+    judged = sorted((one for one in intact if one.facts.eval_loss is not None), key=order)
+    known: set[tuple[int | None, float | None]] = set()
+    rest = []
+    for found in [*first, *judged]:
+        evaluation = (found.facts.eval_step, found.facts.eval_loss)
+        if evaluation not in known or found.facts.eval_step is None:
+            rest.append(found)
+            known.add(evaluation)
+    return list(dict.fromkeys(rest))
 
 
 def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:

@@ -6,6 +6,8 @@ without pydantic's models.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, Field
 
 
@@ -17,9 +19,9 @@ class LeviathanArgs(BaseModel):
         gt=0,
         description="Also save when this many minutes passed since the last save.",
     )
-    leviathan_keep_best: bool | None = Field(
+    leviathan_keep_best: bool | Annotated[int, Field(ge=0)] | None = Field(
         default=None,
-        description="Keep the best checkpoint besides save_total_limit (default true).",
+        description="Keep the best K checkpoints besides save_total_limit (default true: 1).",
     )
     leviathan_keep_every: int | None = Field(
         default=None, ge=1, description="Keep each checkpoint whose step is a multiple of this."

@@ -69,7 +69,7 @@ def choose(run: Run, choice: str) -> Adapter:
     else:
         checkpoint = checkpoints.select(run, choice, found)
         run = Run(checkpoint.path.parent)
-        if not checkpoint.intact:
+        if checkpoint.state == "damaged":
             raise _damaged(run, checkpoint.name, checkpoint.reason)
         adapter = _adapter(checkpoint.path, checkpoint.name, run, checkpoint, found)
     return _whole(adapter)

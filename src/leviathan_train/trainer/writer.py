@@ -145,16 +145,16 @@ class CheckpointWriter:
 def _policy(loop: Loop) -> Policy | None:
     """What to keep, by the config; None keeps all."""
     args, cfg = loop.trainer.args, loop.cfg
-    if args.load_best_model_at_end and cfg.leviathan_keep_best is False:
+    keep_best = 1 if cfg.leviathan_keep_best is None else int(cfg.leviathan_keep_best)
+    if args.load_best_model_at_end and not keep_best:
         raise LeviathanError(
-            "leviathan_keep_best: false would delete what load_best_model_at_end needs.",
+            f"leviathan_keep_best: {cfg.leviathan_keep_best} would delete what"
+            " load_best_model_at_end needs.",
             "Set one of them to the opposite.",
         )
     if (args.save_total_limit or 0) <= 0:
         return None
-    return Policy(
-        args.save_total_limit, cfg.leviathan_keep_every, cfg.leviathan_keep_best is not False
-    )
+    return Policy(args.save_total_limit, cfg.leviathan_keep_every, keep_best)
 
 
 def gpu_memory() -> int | None:

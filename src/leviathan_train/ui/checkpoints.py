@@ -99,13 +99,17 @@ def plan(value: Any) -> None:
     """The plan of `checkpoints cleanup`."""
     found = value["checkpoints"]
     doomed = [item for item in found if not item["keep"]]
+    stripped = sum(item["strip"] for item in doomed)
     oldest = " oldest" if doomed and doomed == found[: len(doomed)] else ""
-    print(f"Found {count(len(found), 'checkpoint')}. Will delete {len(doomed)}{oldest}.")
+    told = [f"delete {len(doomed) - stripped}{oldest}"] if len(doomed) > stripped else []
+    told += [f"strip {stripped} to adapter weights"] if stripped else []
+    print(f"Found {count(len(found), 'checkpoint')}. Will {' and '.join(told) or 'delete 0'}.")
     for item in found:
-        word = "keep  " if item["keep"] else "delete"
+        word = "keep  " if item["keep"] else "strip " if item["strip"] else "delete"
         reasons = plain(", ".join(item["reasons"]))
         print(f"  {word}  checkpoint-{item['step']} ({size(item['bytes'])}): {reasons}")
 
 
 def _state(item: Any) -> str:
-    return plain(f"{item['state']}: {item['reason']}" if item["reason"] else item["state"])
+    damaged = item["state"] == "damaged"
+    return plain(f"{item['state']}: {item['reason']}" if damaged else item["state"])

@@ -114,11 +114,12 @@ def cleanup(run: Run, items: Sequence[Item]) -> Value:
                 "path": str(item.checkpoint.path),
                 "bytes": item.checkpoint.bytes,
                 "keep": item.keep,
+                "strip": item.strip,
                 "reasons": list(item.reasons),
             }
             for item in items
         ],
-        "deleted_bytes": sum(item.checkpoint.bytes for item in items if not item.keep),
+        "deleted_bytes": sum(item.freed for item in items),
     }
 
 
@@ -127,7 +128,7 @@ def verification(run: Run, found: Sequence[Checkpoint]) -> Value:
     return {
         "run": run.name,
         "checkpoints": [verified(item) for item in found],
-        "damaged": sum(not item.intact for item in found),
+        "damaged": sum(item.state == "damaged" for item in found),
     }
 
 

@@ -43,14 +43,21 @@ def runs(draw: st.DrawFn) -> list[Checkpoint]:
     found = []
     for step in steps:
         loss = draw(st.none() | st.sampled_from([0.5, 1.0, 1.5]))
-        state = draw(st.sampled_from(["intact", "intact", "unsealed", "damaged"]))
+        state = draw(st.sampled_from(["intact", "intact", "unsealed", "weights", "damaged"]))
         tracked = draw(st.none() | st.sampled_from(steps))
         made = checkpoint(step, loss, state)
         found.append(replace(made, facts=replace(made.facts, best_step=tracked)))
     return found
 
 
-policies = st.builds(Policy, st.integers(1, 5), st.none() | st.integers(1, 9), st.booleans())
+policies = st.builds(
+    Policy,
+    st.integers(1, 5),
+    st.none() | st.integers(1, 9),
+    st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
+)
 busy = st.dictionaries(st.integers(1, 40), st.just("in use"), max_size=3)
 
 
@@ -86,7 +93,8 @@ def test_damaged_ones_do_not_count_and_go(
     items = plan(found, policy, in_use=used)
     for item in items:
         if not item.checkpoint.intact:
-            assert item.keep == (item.checkpoint.step in used)
+            weights = item.checkpoint.state == "weights" and policy.keep_weights
+            assert item.keep == (weights or item.checkpoint.step in used)
     intact = [item for item in items if item.checkpoint.intact]
     assert sum(item.keep for item in intact) >= min(policy.keep, len(intact))
 
@@ -101,7 +109,8 @@ def test_applying_a_plan_twice_changes_nothing(
 
 @given(runs(), policies)
 def test_no_more_is_kept_than_the_policy_asks_for(found: list[Checkpoint], policy: Policy) -> None:
-    kept = [item.checkpoint.step for item in plan(found, policy) if item.keep]
+    items = [item for item in plan(found, policy) if item.checkpoint.state != "weights"]
+    kept = [item.checkpoint.step for item in items if item.keep]
     if not policy.keep_every:
         assert len(kept) <= policy.keep + policy.keep_best
 
@@ -116,6 +125,28 @@ def test_each_decision_carries_its_reason() -> None:
         300: ("damaged: optimizer.pt is missing",),
         400: ("one of the newest 2",),
         500: ("latest",),
+    }
+
+
+def test_the_k_best_are_of_k_evaluations() -> None:
+    losses = {100: (0.5, 100), 200: (0.9, 200), 300: (0.9, 200), 400: (0.7, 400), 500: (0.8, 500)}
+    found = [checkpoint(step) for step in (*losses, 600)]
+    found = [
+        replace(
+            one, facts=Facts(one.step, eval_loss=losses[one.step][0], eval_step=losses[one.step][1])
+        )
+        if one.step in losses
+        else one
+        for one in found
+    ]
+    told = {one.checkpoint.step: one.reasons[0] for one in plan(found, Policy(1, keep_best=4))}
+    assert told == {
+        100: "best (eval loss 0.5)",
+        200: "one of the best 4 (eval loss 0.9)",
+        300: "older than the newest",
+        400: "one of the best 4 (eval loss 0.7)",
+        500: "one of the best 4 (eval loss 0.8)",
+        600: "latest",
     }
 
 

@@ -548,8 +548,8 @@ def test_a_seal_takes_what_json_cannot_hold(tmp_path: Path) -> None:
 def test_a_seal_of_another_version_says_so(tmp_path: Path) -> None:
     path = shapes.make(tmp_path, 100, sealed=True)
     value = json.loads((path / SEAL).read_text())
-    (path / SEAL).write_text(json.dumps(value | {"seal": 2}))
-    assert "another version of leviathan-train: 2" in look(path).reason
+    (path / SEAL).write_text(json.dumps(value | {"seal": 3}))
+    assert "another version of leviathan-train: 3" in look(path).reason
 
 
 def test_a_seal_names_no_file_outside_its_checkpoint(tmp_path: Path) -> None:

@@ -22,7 +22,16 @@ from leviathan_train.ui import text, values
 @run_argument
 @click.option("--keep", type=int, metavar="N", help="Keep the newest N intact ones.")
 @click.option("--keep-every", type=int, metavar="K", help="Also keep multiples of K steps.")
+@click.option(
+    "--keep-best",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="Also keep the K best ones (default: 1).",
+)
 @click.option("--no-keep-best", is_flag=True, help="Do not keep the best one.")
+@click.option(
+    "--strip", is_flag=True, help="Of those that would go, keep the adapter weights, for a merge."
+)
 @click.option("--superseded", is_flag=True, help="Delete what was set aside instead.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -31,7 +40,9 @@ def cleanup(
     run: str | None,
     keep: int | None,
     keep_every: int | None,
+    keep_best: int | None,
     no_keep_best: bool,
+    strip: bool,
     superseded: bool,
     dry_run: bool,
     yes: bool,
@@ -40,18 +51,22 @@ def cleanup(
     """Delete old checkpoints: show the plan with its reasons, then delete.
 
     Never deleted: the newest intact one, the best (unless --no-keep-best), one that a
-    running training uses, and anything that is not a checkpoint of this run.
+    running training uses, and anything that is not a checkpoint of this run. What --strip
+    leaves can be merged, not resumed from; a later cleanup keeps it with --strip alone.
 
     Example:  leviathan checkpoints cleanup --keep 2
     """
     if superseded:
-        if keep is not None or keep_every is not None or no_keep_best:
+        if strip or no_keep_best or {keep, keep_every, keep_best} != {None}:
             raise UsageError("--superseded deletes all that was set aside: it takes no --keep.")
         _cleanup_superseded(find_run(run, quiet=json), dry_run=dry_run, yes=yes, json=json)
     elif keep is None:
         raise UsageError("--keep N is missing.", "For example:  --keep 2")
+    elif no_keep_best and keep_best:
+        raise UsageError("--keep-best and --no-keep-best cannot be combined.", "Use one of them.")
     else:
-        policy = retention.Policy(keep, keep_every, not no_keep_best)
+        best = 0 if no_keep_best else 1 if keep_best is None else keep_best
+        policy = retention.Policy(keep, keep_every, best, strip=strip, keep_weights=strip)
         _cleanup(find_run(run, quiet=json), policy, dry_run=dry_run, yes=yes, json=json)
 
 
@@ -62,19 +77,26 @@ def _cleanup(run: Run, policy: retention.Policy, *, dry_run: bool, yes: bool, js
     if not json:
         pages.plan(value)
     doomed = [item.checkpoint for item in items if not item.keep]
+    stripped = {item.checkpoint.step for item in items if item.strip}
     if doomed and not dry_run:
-        allow(f"Delete {text.count(len(doomed), 'checkpoint')}?", yes=yes)
+        words = [f"strip {text.count(len(stripped), 'checkpoint')}"] if stripped else []
+        if rest := len(doomed) - len(stripped):
+            words.insert(0, f"delete {text.count(rest, 'checkpoint')}")
+        allow(f"{' and '.join(words).capitalize()}?", yes=yes)
 
     def tell(checkpoint: Checkpoint) -> None:
         if not json:
-            print(f"  Deleting {checkpoint.name} ({size(checkpoint.bytes)})...", flush=True)
+            word = "Stripping" if checkpoint.step in stripped else "Deleting"
+            print(f"  {word} {checkpoint.name} ({size(checkpoint.bytes)})...", flush=True)
 
-    deleted = [] if dry_run else retention.carry_out(run, items, tell)
+    done = [] if dry_run else retention.carry_out(run, items, tell)
+    deleted = [step for step in done if step not in stripped]
     if json:
-        text.document(value | {"deleted": deleted, "dry_run": dry_run})
+        gone = {"deleted": deleted, "stripped": [step for step in done if step in stripped]}
+        text.document(value | gone | {"dry_run": dry_run})
     elif not dry_run:
         for checkpoint in doomed:
-            if checkpoint.step not in deleted:
+            if checkpoint.step not in done:
                 print(f"  Kept {checkpoint.name} after all: the training uses it.")
         left = text.count(len(items) - len(deleted), "checkpoint")
         print(f"\n{signs.OK} Cleanup complete. {left} remaining.")

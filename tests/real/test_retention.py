@@ -1,0 +1,49 @@
+"""What a training itself deletes, on the real Axolotl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leviathan_train.checkpoints import retention
+from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.retention import Policy, plan
+from leviathan_train.run.folder import Run
+from support.demo import MakeConfig
+from support.forked import Forge
+
+pytestmark = [pytest.mark.train, pytest.mark.axolotl]
+
+
+@pytest.fixture(scope="module")
+def forge(env: dict[str, str]) -> Iterator[Forge]:
+    with Forge(env) as server:
+        yield server
+
+
+def test_a_training_keeps_the_k_best_and_what_a_cleanup_stripped(
+    forge: Forge, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    each = {"save_steps": 1, "eval_steps": 1, "logging_steps": 1, "lr_scheduler": "constant"}
+    forge.must_train(make_config(tmp_path, **each, max_steps=4))
+    run = Run(tmp_path / "run")
+    found = checkpoints.scan(run)
+    assert [item.step for item in found] == [1, 2, 3, 4]
+    retention.carry_out(run, plan(found, Policy(1, keep_best=0, strip=True)))
+    done = forge.must_train(
+        make_config(
+            tmp_path,
+            **each,
+            max_steps=9,
+            save_total_limit=1,
+            leviathan_keep_best=2,
+            resume_from_checkpoint=str(run.checkpoint(4)),
+        )
+    )
+    losses = done.logged("eval_loss", after=3)
+    best = sorted(losses, key=lambda step: losses[step])[:2]
+    left = {item.step: item.state for item in checkpoints.scan(run)}
+    assert {step for step, state in left.items() if state == "weights"} == {1, 2, 3}
+    assert {step for step, state in left.items() if state == "intact"} == {9, *best}
