@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from support.demo import PLUGIN, ROOT, ROWS, Demo, MakeConfig
+from support.disks import disk_of
 
 # A job that a script starts with `&` ignores SIGINT, and so would every child of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -116,3 +117,10 @@ def make_config(demo: Demo) -> MakeConfig:
         return path
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MB."""
+    with disk_of(tmp_path / "disk", "16m") as path:
+        yield path

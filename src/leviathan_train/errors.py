@@ -31,6 +31,12 @@ class UsageError(LeviathanError):
     exit_code = USAGE
 
 
+class DiskFullError(LeviathanError):
+    """A training that could save no more; there is an intact checkpoint to resume from."""
+
+    exit_code = PAUSED
+
+
 class Stopped(LeviathanError):
     """A person ended the command; that is not a failure, and is not shown as one."""
 

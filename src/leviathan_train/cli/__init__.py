@@ -22,7 +22,7 @@ Exit status:
   0    done (also: already finished, or paused at the very last step)
   1    failed
   2    usage error: bad option, bad config, or no such run
-  75   paused or killed, with an intact checkpoint to resume from
+  75   paused, killed or out of disk space, with an intact checkpoint to resume from
   130  stopped with nothing to resume from, or `no` at the prompt
 """
 
@@ -117,7 +117,8 @@ def main(args: list[str] | None = None) -> None:
         status = cli.main(args, prog_name="leviathan", standalone_mode=False)
     except Stopped as error:
         status = error.exit_code
-        click.echo("\n".join(filter(None, (error.message, error.hint))), err=True)
+        told = "\n".join(filter(None, (error.message, error.hint)))
+        click.echo(_plain(told), err=True)
     except LeviathanError as error:
         status = error.exit_code
         _report(error.message, error.hint, debug)
@@ -152,6 +153,12 @@ def _report(message: str, hint: str | None, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     colour = None if os.environ.get("NO_COLOR") else "red"
-    click.secho(f"Error: {message}", fg=colour, err=True)
+    click.secho(f"Error: {_plain(message)}", fg=colour, err=True)
     if hint:
-        click.echo(hint, err=True)
+        click.echo(_plain(hint), err=True)
+
+
+def _plain(text: str) -> str:
+    from leviathan_train.ui.text import plain_lines  # not needed where all is well
+
+    return plain_lines(text)

@@ -23,6 +23,9 @@ PAUSE_GRACE = 300.0
 END_OF_TIME = "the end of its time"
 """How a deadline is named to people, in `End.why`."""
 
+NO_ROOM = "no space left on the disk"
+"""How a full disk is named to people, in `End.why`."""
+
 PROTOCOL = 2
 """How requests reach a trainer: 1 by `request.json` (version 0.1.0), 2 by a queue of files."""
 
@@ -273,6 +276,8 @@ def from_json(kind: type[Record], value: Any) -> Record | None:
 
 
 _WRONG = object()
+_HUGE = 1 << 63
+"""No count of steps, bytes or seconds is as large, and no float may hold what is larger."""
 
 
 _TYPES: dict[type, dict[str, Any]] = {}
@@ -295,9 +300,11 @@ def _converted(value: Any, expected: Any) -> Any:
     if typing.get_origin(expected) is tuple:
         return tuple(map(str, value)) if isinstance(value, list) else _WRONG
     if issubclass(expected, StrEnum):
-        return expected(value) if value in set(expected) else _WRONG
+        return expected(value) if isinstance(value, str) and value in set(expected) else _WRONG
     if isinstance(value, bool):
         return value if expected is bool else _WRONG
+    if isinstance(value, int) and abs(value) >= _HUGE:
+        return _WRONG
     if expected is float and isinstance(value, int):
         return float(value)
     return value if isinstance(value, expected) else _WRONG

@@ -36,6 +36,22 @@ def test_an_end_has_its_exit_status(
         assert outcome.failure(run, end(kind, cause), tmp_path).exit_code == status
 
 
+def test_a_full_disk_is_a_pause_if_there_is_something_to_resume_from(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    full = end(Ending.CRASHED, Cause.DISK, "no space left on the disk for checkpoint-20")
+    assert outcome.exit_status(run, full) == 1
+    assert outcome.failure(run, full, tmp_path).exit_code == 1
+    shapes.make(run.path, 10)
+    assert outcome.exit_status(run, full) == 75
+    told = outcome.failure(run, full, tmp_path / "log", "leviathan train a.yaml")
+    assert told.exit_code == 75
+    assert told.message == (
+        "Training stopped: no space left on the disk for checkpoint-20. checkpoint-10 is intact."
+    )
+    assert f"leviathan checkpoints cleanup {run.path} --keep 1" in str(told.hint)
+    assert "then resume with:  leviathan train a.yaml" in str(told.hint)
+
+
 @pytest.mark.parametrize("kind", [Ending.STOPPED, Ending.KILLED])
 def test_what_was_stopped_can_be_resumed_or_not(tmp_path: Path, kind: Ending) -> None:
     run = Run(tmp_path)
@@ -73,7 +89,7 @@ def test_the_advice_hangs_on_the_cause_and_not_on_the_words(tmp_path: Path) -> N
     words = "no space left, CUDA out of memory, plugin"
     advice = {cause: outcome.advice(run, end(Ending.CRASHED, cause, words)) for cause in Cause}
     assert "micro_batch_size" in advice[Cause.GPU_MEMORY]
-    assert "leviathan checkpoints cleanup run --keep 1" in advice[Cause.DISK]
+    assert f"leviathan checkpoints cleanup {run.path} --keep 1" in advice[Cause.DISK]
     assert "can import leviathan_train" in advice[Cause.PLUGIN]
     assert advice[Cause.FAULT] == advice[Cause.UNKNOWN] != advice[Cause.DIED]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending, Launch
+from leviathan_train.system import files
 from support import shapes
 from support.demo import MakeConfig
 
@@ -246,16 +248,33 @@ def test_a_run_that_is_training_is_not_started_again(config: Config) -> None:
         Starter(config, options(), Scripted()).check()
 
 
-def test_a_disk_that_is_nearly_full_is_told_and_does_not_stop_a_start(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_without_room_for_one_more_checkpoint_refuses_each_start(
+    config: Config, small_disk: Path
 ) -> None:
-    from leviathan_train.launch import preflight
+    config.values["output_dir"] = str(small_disk / "run")  # type: ignore[index]
+    add(config, 10, 20)
+    with (small_disk / "ballast").open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, (files.free_bytes(small_disk) or 0) - 8192)
+    person = Scripted()
+    starter = Starter(config, options(), person)
+    for again in ({}, {"dry_run": True}, {"first": False}):
+        with pytest.raises(UsageError, match="the disk would be full") as raised:
+            starter.plan(**again)
+        assert "leviathan checkpoints cleanup" in str(raised.value.hint)
+        assert "--keep 1" in str(raised.value.hint)
+    assert not person.asked
 
-    monkeypatch.setattr(preflight, "_free_bytes", lambda path: 10)
+
+def test_a_disk_that_will_be_full_later_is_told_and_does_not_stop_a_start(
+    config: Config, small_disk: Path
+) -> None:
+    config.values["output_dir"] = str(small_disk / "run")  # type: ignore[index]
     add(config, 10)
+    with (small_disk / "ballast").open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, (files.free_bytes(small_disk) or 0) - 40960)
     person = Scripted()
     assert Starter(config, options(), person).plan()
-    assert [line for line in person.heard if "the disk would be full" in line]
+    assert [line for line in person.heard if "the disk would be full at step 36" in line]
 
 
 def failed(config: Config, *, began: bool = False, existed: bool = False) -> LeviathanError:
