@@ -77,6 +77,8 @@ class Checkpoint:
     @functools.cached_property
     def seal(self) -> Seal | None:
         """What its seal says, read when it is first asked for; None without a readable one."""
+        if seals.leads_out(self.path, SEAL):
+            return None
         return Seal.from_json(read_json(self.path / SEAL))
 
     @property
@@ -132,8 +134,11 @@ def inspect(
     """
     match = _NAME.fullmatch(path.name)
     number = int(match[1]) if match else -1
+    outside: set[str] = set()
     try:
-        stats = seals.file_stats(path)
+        stats: Mapping[str, Stat] = seals.file_stats(path, outside)
+        if outside:
+            stats = seals.sealed_outside(path, stats, outside)
     except OSError as error:
         reason = seals.unreadable(os.path.relpath(error.filename or path, path.parent), error)
         return Checkpoint(path, number, Facts(number), "damaged", reason, 0, _mtime(path))
@@ -152,7 +157,7 @@ def inspect(
     whole = read is not Read.NOTHING or (known is not None and known.looks_altered(stats))
     saves = run.saves() if saves is None else saves
     interrupted = ours and path.name in saves
-    reason, facts = _judge(path, number, stats, interrupted=interrupted, whole=whole)
+    reason, facts = _judge(path, number, stats, outside, interrupted=interrupted, whole=whole)
     state = "damaged" if reason else "intact" if SEAL in stats else "unsealed"
     if ours and state == "damaged":
         index.forget(run, path.name)
@@ -169,12 +174,24 @@ def _mtime(path: Path) -> float:
 
 
 def _judge(
-    path: Path, number: int, stats: Mapping[str, Stat], *, interrupted: bool, whole: bool
+    path: Path,
+    number: int,
+    stats: Mapping[str, Stat],
+    outside: set[str],
+    *,
+    interrupted: bool,
+    whole: bool,
 ) -> tuple[str, Facts]:
-    """Why the checkpoint is damaged (empty if it is not), and its facts."""
+    """Why the checkpoint is damaged (empty if it is not), and its facts.
+
+    What lies outside of it is read only to compare it with a seal, which knows its size.
+    """
     from leviathan_train.checkpoints import structure  # zipfile is not needed where the index knows
 
     facts = Facts(number)
+    foreign = sorted(outside if SEAL not in stats else outside & {SEAL})
+    if foreign:
+        return f"{foreign[0]} is a link out of the checkpoint, which is not read", facts
     if SEAL in stats:
         try:
             seal = seals.read(path)
@@ -184,7 +201,8 @@ def _judge(
             return f"{SEAL} is of step {seal.facts.step}", seal.facts
         faults = seals.compare(path, seal, stats, whole=whole)
         if not whole:  # what lost its content at a power cut kept its size
-            faults = itertools.chain(faults, structure.file_faults(path, stats, whole=False))
+            own = set(stats) - outside
+            faults = itertools.chain(faults, structure.file_faults(path, own, whole=False))
         return next(faults, ""), seal.facts
     try:
         facts = structure.read_facts(path, number, whole=whole)

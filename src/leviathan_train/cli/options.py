@@ -82,5 +82,7 @@ def find_run(target: str | None, *, quiet: bool = False) -> Run:
     """
     found = lookup.find(target)
     if target is None:
-        print(f"Run: {found.name}", file=sys.stderr if quiet else sys.stdout, flush=True)
+        from leviathan_train.ui.text import plain
+
+        print(f"Run: {plain(found.name)}", file=sys.stderr if quiet else sys.stdout, flush=True)
     return found

@@ -109,6 +109,8 @@ class Starter:
         self._warn(_looked_at_machine(self.config, run, found, offer, first=first))
         self._dialog.show_offer(run, offer)
         differences = self._changes(offer)
+        if first:
+            confirm.confirm_source(self._dialog, run, offer, yes=options.yes, dry_run=dry_run)
         rebuild = False
         if not dry_run:
             if offer.ask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 
@@ -22,7 +23,7 @@ def size(count: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Seconds in their two largest units: 45s, 12m 05s, 7h 05m, 3d 4h."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     whole = int(seconds)
     if whole < 60:
@@ -36,11 +37,22 @@ def duration(seconds: float | None) -> str:
 
 def clock(at: float | None) -> str:
     """Seconds since the epoch as local date and time."""
-    return "-" if at is None else datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+    told = None if at is None else _local(at)
+    return "-" if told is None else told.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _local(at: float) -> datetime | None:
+    """A time as this machine's clocks show it; None for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(at)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def moment(at: float, now: float, *, always_date: bool = False) -> str:
     """A time near `now`, with the day only if it is not today: 08:00, Tue 12 Nov 14:04."""
-    told = datetime.fromtimestamp(at)
+    told = _local(at)
+    if told is None:
+        return "-"
     today = told.date() == datetime.fromtimestamp(now).date()
     return told.strftime("%H:%M" if today and not always_date else "%a %d %b %H:%M")
