@@ -22,6 +22,7 @@ from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.cli import main
 from leviathan_train.run.folder import Run
 from leviathan_train.system import files
+from leviathan_train.ui import values
 from leviathan_train.ui.values import dumps
 from support import runs, shapes
 from support.anything import JSON
@@ -224,6 +225,7 @@ from pathlib import Path
 from leviathan_train.checkpoints import store
 from leviathan_train.run.folder import Run
 from leviathan_train.system import files
+from leviathan_train.ui import values
 from leviathan_train.ui.values import dumps
 resource.setrlimit(resource.RLIMIT_AS, ({bound}, {bound}))
 path = Path(sys.argv[1])
@@ -408,6 +410,19 @@ def test_any_seal_is_a_seal_or_a_fault(
     check(found.facts)
     dumps(dict(found.versions) | {"seconds": found.seconds_trained, "time": found.time})
     store.inspect(Run(path.parent), path, store.Read.ALL)
+
+
+@pytest.mark.parametrize("spoilt", [{"versions": {"torch": float("inf")}}, {"time": float("nan")}])
+def test_a_seal_with_numbers_that_json_lacks_ends_no_export(
+    tmp_path: Path, spoilt: dict[str, Any]
+) -> None:
+    path = shapes.make(tmp_path, 10)
+    (path / "leviathan.json").write_text(
+        json.dumps(Seal(Facts(10), 1.0, 1.0, 1, {}, {}, {}).to_json() | spoilt)
+    )
+    found = look(path)
+    assert found.state == "damaged"
+    dumps(values.details(Run(tmp_path), found, [found]))
 
 
 @settings(deadline=None)
