@@ -16,6 +16,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from support.demo import PLUGIN, ROOT, ROWS, Demo, MakeConfig
+from support.disks import disk_of
 
 _numbers = itertools.count()
 
@@ -135,3 +136,10 @@ def make_config(demo: Demo) -> MakeConfig:
         return path
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MB."""
+    with disk_of(tmp_path / "disk", "16m") as path:
+        yield path

@@ -35,6 +35,12 @@ class Busy(LeviathanError):
     """Another training of the same run is going on."""
 
 
+class DiskFullError(LeviathanError):
+    """A training that could save no more; there is an intact checkpoint to resume from."""
+
+    exit_code = PAUSED
+
+
 class Stopped(LeviathanError):
     """A person ended the command; that is not a failure, and is not shown as one."""
 

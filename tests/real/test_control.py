@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from leviathan_train.run.records import Ending, RequestKind
 from leviathan_train.run.session import Session
 from leviathan_train.system.processes import wait_gone
 from support.demo import MakeConfig
+from support.disks import fill
 from support.driver import LEVIATHAN, Started, leviathan, processes_of, start, train
 
 pytestmark = pytest.mark.train
@@ -132,29 +132,6 @@ def test_a_stopped_trainer_is_killed_within_its_grace(
 
 
 # -- full disks ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    options = ["-o", "size=16m", "tmpfs", str(path)]
-    if subprocess.run(["mount", "-t", "tmpfs", *options], capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave not a byte free."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as stream:
-        try:
-            while True:
-                stream.write(b"x" * 4096)
-        except OSError:
-            return ballast
 
 
 def test_a_full_disk_ends_no_training_by_a_log_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leviathan_train.checkpoints.store import Checkpoint, ranks_of
+from leviathan_train.checkpoints.structure import STATE_BYTES
 from leviathan_train.config.changes import Origin
 from leviathan_train.system.files import read_json
 
@@ -17,7 +18,7 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
         inputs = seal.trainer.get("inputs") or {}
         return Origin(step, epoch, ranks, seal.config, inputs, seal.versions)
     adapter = read_json(checkpoint.path / "adapter_config.json")
-    state = read_json(checkpoint.path / "trainer_state.json")
+    state = read_json(checkpoint.path / "trainer_state.json", STATE_BYTES)
     return Origin(
         step,
         epoch,

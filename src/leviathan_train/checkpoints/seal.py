@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
-from leviathan_train.system.files import sync_file, sync_folder, write_text
+from leviathan_train.checkpoints.facts import Facts as Facts
+from leviathan_train.checkpoints.facts import facts_of as facts_of
+from leviathan_train.checkpoints.facts import finite
+from leviathan_train.checkpoints.folder import SEAL as SEAL
+from leviathan_train.checkpoints.folder import Stat as Stat
+from leviathan_train.checkpoints.folder import file_stats as file_stats
+from leviathan_train.checkpoints.folder import leads_out as leads_out
+from leviathan_train.checkpoints.folder import stat_of
+from leviathan_train.system.files import read_bytes, read_json, sync_file, sync_folder, write_text
 
-SEAL = "leviathan.json"
 SEAL_VERSION = 1
 WEIGHTS_VERSION = 2
 """Of a checkpoint that was stripped, see `strip`; version 0.1.0 does not resume from it."""
@@ -33,51 +38,9 @@ _TICK = 20_000_000
 """Nanoseconds: a file's times are as fine as the kernel's clock tick, 10 ms at worst. Two
 changes within one tick look like one."""
 
-Stat = tuple[int, int, int, int]
-"""Size (-1: no regular file), mtime and ctime in nanoseconds, inode."""
-
 
 class FaultError(Exception):
     """A fault in a checkpoint, told in words that name the file."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What training had reached at a checkpoint.
-
-    Attributes:
-        eval_loss: that of the last evaluation, made at `eval_step`, at this step or before.
-        best_eval_loss: the lowest of all evaluations so far.
-        best_step: the step that transformers tracks as best, by `best_metric`.
-    """
-
-    step: int
-    epoch: float | None = None
-    loss: float | None = None
-    eval_loss: float | None = None
-    learning_rate: float | None = None
-    grad_norm: float | None = None
-    max_steps: int | None = None
-    best_step: int | None = None
-    best_metric: float | None = None
-    metric: str | None = None
-    eval_step: int | None = None
-    best_eval_loss: float | None = None
-
-    @classmethod
-    def from_json(cls, value: Any) -> Facts:
-        """The facts a document holds, whatever version wrote it.
-
-        Raises:
-            TypeError, ValueError: it holds none.
-        """
-        facts = cls(**{key: item for key, item in dict(value).items() if key in _FACTS})
-        if type(facts.step) is not int:
-            raise TypeError("a step is a whole number")
-        return facts
-
-
-_FACTS = frozenset(item.name for item in fields(Facts))
 
 
 @dataclass(frozen=True)
@@ -124,18 +87,21 @@ class Seal:
                 str(name): (int(entry["bytes"]), str(entry["sha256"]))
                 for name, entry in value["files"].items()
             }
+            time, seconds = finite(float(value["time"])), finite(float(value["seconds_trained"]))
+            if time is None or seconds is None:
+                return None
             return cls(
                 Facts.from_json(value["facts"]),
-                float(value["time"]),
-                float(value["seconds_trained"]),
+                time,
+                seconds,
                 int(value["world_size"]),
-                dict(value["versions"]),
+                {str(name): str(version) for name, version in value["versions"].items()},
                 dict(value["config"]),
                 dict(value["trainer"]),
                 files,
                 value.get("seal") == WEIGHTS_VERSION,
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
 
@@ -153,7 +119,7 @@ def read(path: Path) -> Seal:
         FaultError: there is none, or it is not as it was written.
     """
     try:
-        text = (path / SEAL).read_bytes()
+        text = read_bytes(path / SEAL)
     except OSError as error:
         raise FaultError(unreadable(SEAL, error)) from None
     try:
@@ -208,10 +174,32 @@ def only_for_resumes(name: str) -> bool:
     return "/" in name or _FOR_RESUMES.fullmatch(name) is not None
 
 
+def sealed_outside(path: Path, stats: Mapping[str, Stat], outside: set[str]) -> Mapping[str, Stat]:
+    """`file_stats` of a checkpoint with links out of it: files that its seal names are followed.
+
+    Its owner may have moved and linked them. Their names are added to `outside`.
+    """
+    seal = None if SEAL in outside else Seal.from_json(read_json(path / SEAL))
+    if seal is None:
+        return stats
+    links = tuple(f"{name}/" for name in outside)
+    named = [name for name in seal.files if name.startswith(links) and ".." not in name.split("/")]
+    moved = {name: stat_of(str(path / name)) for name in named}
+    folders = {name for name in outside if any(file.startswith(f"{name}/") for file in moved)}
+    outside.update(moved)
+    return {name: of for name, of in stats.items() if name not in folders} | moved
+
+
 def digest(path: Path) -> str:
-    """SHA-256 of a file, read in large blocks so that other threads can go on."""
+    """SHA-256 of a regular file, read in large blocks so that other threads can go on.
+
+    Raises:
+        OSError: it cannot be read, or is none: a pipe would never end.
+    """
     import hashlib
 
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     sha = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
         while block := stream.read(_BLOCK):
@@ -269,81 +257,8 @@ def settled(stats: Mapping[str, Stat]) -> bool:
     return max((found[2] for found in stats.values()), default=0) + _TICK < time.time_ns()
 
 
-def file_stats(path: Path) -> dict[str, Stat]:
-    """What tells a changed file, for each file below `path`, by relative path.
-
-    Links are followed. What is left of an interrupted write of the seal is passed over.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-    found: dict[str, Stat] = {}
-    _walk(str(path), "", found)
-    return found
-
-
-def _walk(folder: str, prefix: str, found: dict[str, Stat]) -> None:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.is_dir() and not (entry.is_symlink() and _leads_back(entry.path)):
-                _walk(entry.path, name + "/", found)
-                continue
-            if not prefix and entry.name.startswith(f".{SEAL}.") and entry.name.endswith(".tmp"):
-                continue
-            try:
-                of = entry.stat()
-            except OSError:
-                found[name] = (-1, 0, 0, 0)
-                continue
-            size = of.st_size if stat.S_ISREG(of.st_mode) else -1
-            found[name] = (size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino)
-
-
-def _leads_back(link: str) -> bool:
-    """Whether a link leads to a folder that it lies in, so that a walk would never end."""
-    inside = os.path.realpath(os.path.dirname(link))
-    return os.path.commonpath([inside, target := os.path.realpath(link)]) == target
-
-
 def unreadable(name: str, error: OSError) -> str:
     """A fault of a file that cannot be read, in words."""
     if error.errno == errno.ENOENT:
         return f"{name} is missing"
     return f"{name} cannot be read ({error.strerror})"
-
-
-def facts_of(state: Mapping[str, Any]) -> Facts:
-    """The facts that a trainer's state (as a mapping) holds."""
-    history = [entry for entry in state.get("log_history") or [] if isinstance(entry, dict)]
-    evaluated = [entry for entry in history if "eval_loss" in entry]
-    losses = [loss for entry in evaluated if (loss := _number(entry["eval_loss"])) is not None]
-
-    def last(key: str) -> float | None:
-        return next((_number(entry[key]) for entry in reversed(history) if key in entry), None)
-
-    return Facts(
-        step=state["global_step"],
-        epoch=_number(state.get("epoch")),
-        loss=last("loss"),
-        eval_loss=last("eval_loss"),
-        learning_rate=last("learning_rate"),
-        grad_norm=last("grad_norm"),
-        max_steps=_whole(state.get("max_steps")),
-        best_step=_whole(state.get("best_global_step")),
-        best_metric=_number(state.get("best_metric")),
-        eval_step=_whole(evaluated[-1].get("step")) if evaluated else None,
-        best_eval_loss=min(losses, default=None),
-    )
-
-
-def _number(value: Any) -> float | None:
-    """A number that JSON has a word for; NaN and infinity are none."""
-    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
-        return None
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

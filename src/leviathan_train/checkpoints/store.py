@@ -6,18 +6,17 @@ judged by `structure`. Nothing here unpickles or imports torch.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from leviathan_train.checkpoints import index
 from leviathan_train.checkpoints import seal as seals
+from leviathan_train.checkpoints.checkpoint import Checkpoint as Checkpoint
 from leviathan_train.checkpoints.index import State
 from leviathan_train.checkpoints.seal import SEAL as SEAL
 from leviathan_train.checkpoints.seal import Facts as Facts
@@ -28,7 +27,7 @@ from leviathan_train.checkpoints.seal import facts_of as facts_of
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command, is_run
-from leviathan_train.system.files import read_json, sync_folder
+from leviathan_train.system.files import sync_folder
 
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 WEIGHTS_ONLY = "only its adapter weights were kept"
@@ -48,43 +47,6 @@ class Read(Enum):
     NOTHING = "nothing"
     NEW = "new"
     ALL = "all"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One `checkpoint-<step>/` and what is known of it.
-
-    Attributes:
-        state: whether a resume may trust it.
-        reason: why no resume may trust it, naming the file; empty otherwise.
-        modified: of its newest file, seconds since the epoch.
-        files: size in bytes of each file by relative path.
-        is_read: whether all its bytes were read; else only structure and sizes were judged.
-    """
-
-    path: Path
-    step: int
-    facts: Facts
-    state: State
-    reason: str
-    bytes: int
-    modified: float
-    files: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
-    is_read: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @functools.cached_property
-    def seal(self) -> Seal | None:
-        """What its seal says, read when it is first asked for; None without a readable one."""
-        return Seal.from_json(read_json(self.path / SEAL))
-
-    @property
-    def intact(self) -> bool:
-        """Whether a resume may go on from it."""
-        return self.state in {"intact", "unsealed"}
 
 
 def folders(run: Run) -> list[tuple[int, Path]]:
@@ -134,8 +96,11 @@ def inspect(
     """
     match = _NAME.fullmatch(path.name)
     number = int(match[1]) if match else -1
+    outside: set[str] = set()
     try:
-        stats = seals.file_stats(path)
+        stats: Mapping[str, Stat] = seals.file_stats(path, outside)
+        if outside:
+            stats = seals.sealed_outside(path, stats, outside)
     except OSError as error:
         reason = seals.unreadable(os.path.relpath(error.filename or path, path.parent), error)
         return Checkpoint(path, number, Facts(number), "damaged", reason, 0, _mtime(path))
@@ -155,7 +120,9 @@ def inspect(
     whole = read is not Read.NOTHING or (known is not None and known.looks_altered(stats))
     saves = run.saves() if saves is None else saves
     interrupted = ours and path.name in saves
-    state, reason, facts = _judge(path, number, stats, interrupted=interrupted, whole=whole)
+    state, reason, facts = _judge(
+        path, number, stats, outside, interrupted=interrupted, whole=whole
+    )
     if ours and state == "damaged":
         index.forget(run, path.name)
     elif ours and settled:
@@ -171,12 +138,24 @@ def _mtime(path: Path) -> float:
 
 
 def _judge(
-    path: Path, number: int, stats: Mapping[str, Stat], *, interrupted: bool, whole: bool
+    path: Path,
+    number: int,
+    stats: Mapping[str, Stat],
+    outside: set[str],
+    *,
+    interrupted: bool,
+    whole: bool,
 ) -> tuple[State, str, Facts]:
-    """The state of a checkpoint, why no resume may trust it (empty if one may), and its facts."""
+    """The state of a checkpoint, why no resume may trust it (empty if one may), and its facts.
+
+    What lies outside of it is read only to compare it with a seal, which knows its size.
+    """
     from leviathan_train.checkpoints import structure  # zipfile is not needed where the index knows
 
     facts = Facts(number)
+    foreign = sorted(outside if SEAL not in stats else outside & {SEAL})
+    if foreign:
+        return "damaged", f"{foreign[0]} is a link out of the checkpoint, which is not read", facts
     if SEAL in stats:
         try:
             seal = seals.read(path)
@@ -186,7 +165,8 @@ def _judge(
             return "damaged", f"{SEAL} is of step {seal.facts.step}", seal.facts
         faults = seals.compare(path, seal, stats, whole=whole)
         if not whole:  # what lost its content at a power cut kept its size
-            faults = itertools.chain(faults, structure.file_faults(path, stats, whole=False))
+            own = set(stats) - outside
+            faults = itertools.chain(faults, structure.file_faults(path, own, whole=False))
         if reason := next(faults, ""):
             return "damaged", reason, seal.facts
         if seal.weights_only:

@@ -7,6 +7,7 @@ ends of files, which takes a millisecond.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,11 +17,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from leviathan_train.checkpoints.seal import Facts, FaultError, Stat, facts_of, unreadable
+from leviathan_train.checkpoints.seal import (
+    Facts,
+    FaultError,
+    Stat,
+    facts_of,
+    leads_out,
+    unreadable,
+)
+from leviathan_train.system.files import read_bytes
 from leviathan_train.system.safetensors import HeaderError, read_header
 
 _STATE = "trainer_state.json"
 _BLOCK = 1 << 20
+STATE_BYTES = 256 << 20
+"""What `trainer_state.json` holds at most: the lines of half a million logged steps."""
+_JSON_BYTES = 64 << 20
+_DIRECTORY_BYTES = 64 << 20
+"""What the directory of a `.pt` file takes at most: that of half a million tensors."""
 _SMALL = 1 << 16
 """Bytes of JSON that are parsed even for a look at the ends."""
 _LOG, _ENTRY = b'\n  "log_history": [', b"\n    {"
@@ -42,18 +56,22 @@ def read_state(path: Path, *, whole: bool = True) -> dict[str, Any]:
     Raises:
         FaultError: it is missing, unreadable, or no trainer state.
     """
+    if leads_out(path, _STATE):
+        raise FaultError(f"{_STATE} is a link out of the checkpoint, which is not read")
     try:
-        text = (path / _STATE).read_bytes()
+        text = read_bytes(path / _STATE, STATE_BYTES)
         value = json.loads(text if whole else _without_old_lines(text))
     except OSError as error:
         raise FaultError(unreadable(_STATE, error)) from None
     except (ValueError, RecursionError):
         raise FaultError(f"{_STATE} is not valid JSON") from None
-    if not isinstance(value, dict) or type(value.get("global_step")) is not int:
+    step = value.get("global_step") if isinstance(value, dict) else None
+    if type(step) is not int or abs(step) >= 1 << 63:
         raise FaultError(f"{_STATE} names no global_step")
-    if not isinstance(value.get("log_history", []), list):
+    state: dict[str, Any] = value
+    if not isinstance(state.get("log_history", []), list):
         raise FaultError(f"{_STATE} has a log_history that is no list")
-    return value
+    return state
 
 
 def _without_old_lines(text: bytes) -> bytes:
@@ -166,7 +184,7 @@ def _missing_ranks(top: set[str], names: set[str]) -> Iterator[str]:
 
 def _missing_shards(path: Path, index: str, stats: Mapping[str, Stat]) -> Iterator[str]:
     try:
-        named = json.loads((path / index).read_bytes())["weight_map"].values()
+        named = json.loads(read_bytes(path / index, _JSON_BYTES))["weight_map"].values()
         shards = sorted({str(shard) for shard in named})
     except OSError as error:
         yield unreadable(index, error)
@@ -181,7 +199,7 @@ def _missing_parts(path: Path, metadata: str, stats: Mapping[str, Stat]) -> Iter
     """The parts of a sharded state dict stand by name in its pickled `.metadata`."""
     folder = metadata.removesuffix(".metadata")
     try:
-        text = (path / metadata).read_bytes()
+        text = read_bytes(path / metadata, STATE_BYTES)
     except OSError as error:
         yield unreadable(metadata, error)
         return
@@ -195,7 +213,7 @@ def _missing_parts(path: Path, metadata: str, stats: Mapping[str, Stat]) -> Iter
 
 def _missing_tag(path: Path, stats: Mapping[str, Stat]) -> Iterator[str]:
     try:
-        tag = (path / "latest").read_text(encoding="utf-8", errors="replace").strip()
+        tag = read_bytes(path / "latest").decode(errors="replace").strip()
     except OSError as error:
         yield unreadable("latest", error)
         return
@@ -234,31 +252,52 @@ def _file_fault(file: Path, name: str, *, whole: bool) -> str:
 
 def _json(stream: BinaryIO, size: int, *, whole: bool) -> Any:
     """A document; of a long one that is not read whole, an empty one of its kind."""
+    if size > _JSON_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     if whole or size <= _SMALL:
-        return json.loads(stream.read())
+        return json.loads(stream.read(size))
     begin = stream.read(64).lstrip()[:1]
     stream.seek(size - 64)
     return json.loads(begin + stream.read().rstrip()[-1:])
 
 
 def _archive_fault(file: Path, name: str, size: int, *, whole: bool) -> str:
-    """`torch.save` writes a zip, with a CRC of each tensor."""
+    """`torch.save` writes a zip whose members are stored as they are, with a CRC of each.
+
+    One that says otherwise is not read: a member could unfold to any size.
+    """
     with file.open("rb") as stream:
         if stream.read(4) != _ZIP:
             return f"{name} is {'not a torch archive' if size else 'empty'}"
+        if not _ends_as_zip(file):
+            return f"{name} is cut off or damaged"
+        if _directory_bytes(stream, size) > _DIRECTORY_BYTES:
+            return f"{name} is not a torch archive: its directory is too large"
+        stream.seek(0)
         try:
             with zipfile.ZipFile(stream) as archive:
+                members = archive.infolist()
+                packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+                if packed or sum(member.file_size for member in members) > size:
+                    return f"{name} is not a torch archive: it holds more than its size"
                 if whole and (bad := archive.testzip()):
                     return f"{name} is damaged at {bad}"
                 if not any(member.endswith("data.pkl") for member in archive.namelist()):
                     return f"{name} is not a torch archive"
-            if not _ends_as_zip(file):
-                return f"{name} is damaged at its end"
         except OSError:
             raise
         except Exception:  # zipfile meets damage with BadZipFile, RuntimeError, zlib.error, ...
             return f"{name} is cut off or damaged"
     return ""
+
+
+def _directory_bytes(stream: BinaryIO, size: int) -> int:
+    """The size of a zip's directory as its end record says, or the larger zip64 record."""
+    stream.seek(max(0, size - 98))
+    end = stream.read(98).rjust(98, b"\0")
+    if end[56:60] == b"PK\x06\x07" and end[:4] == b"PK\x06\x06":
+        return int.from_bytes(end[40:48], "little")
+    return int.from_bytes(end[88:92], "little")
 
 
 def _ends_as_zip(file: Path) -> bool:

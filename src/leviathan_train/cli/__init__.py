@@ -22,7 +22,7 @@ Exit status:
   0    done (also: already finished, or paused at the very last step)
   1    failed
   2    usage error: bad option, bad config, or no such run
-  75   paused or killed, with an intact checkpoint to resume from
+  75   paused, killed or out of disk space, with an intact checkpoint to resume from
   130  stopped with nothing to resume from, or `no` at the prompt
 """
 
@@ -161,6 +161,6 @@ def _report(message: str, hint: str | None, debug: bool) -> None:
 
 
 def _folded(text: str) -> str:
-    from leviathan_train.ui.text import folded  # reads nothing else that takes time
+    from leviathan_train.ui.text import folded, plain_lines  # not needed where all is well
 
-    return folded(text, sys.stderr)
+    return folded(plain_lines(text), sys.stderr)

@@ -104,7 +104,10 @@ def find_run(target: str | None, *, quiet: bool = False, live: bool = False) -> 
     """
     found = lookup.find(target, live=live)
     if target is None:
+        from leviathan_train.ui.text import plain
+
         name = lookup.shortest_name(found)
         where = f" ({found.path})" if found.path.is_absolute() and name == found.name else ""
-        print(f"Run: {name}{where}", file=sys.stderr if quiet else sys.stdout, flush=True)
+        file = sys.stderr if quiet else sys.stdout
+        print(f"Run: {plain(f'{name}{where}')}", file=file, flush=True)
     return found

@@ -86,6 +86,9 @@ class TerminalDialog:
                 return answer
             self.tell("Nothing was deleted.")
 
+    def ask_trust(self) -> bool:
+        return confirm("Resume from it?")
+
     def ask_changes(self) -> bool:
         return confirm("Resume with these changes?")
 

@@ -64,6 +64,9 @@ class Dialog(Protocol):
     def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
         """Ask whether to resume from `checkpoint`; `found` is what `delete` would delete."""
 
+    def ask_trust(self) -> bool:
+        """Ask whether to resume from a checkpoint that this run did not write."""
+
     def ask_changes(self) -> bool:
         """Ask whether to resume although the order of the data changes."""
 
@@ -126,6 +129,38 @@ def confirm_resume(
     deleted = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}"
     dialog.tell(f"Deleted {deleted}. Training starts from the base model.")
     return Offer(None)
+
+
+def confirm_source(dialog: Dialog, run: Run, offer: Offer, *, yes: bool, dry_run: bool) -> None:
+    """Have a checkpoint confirmed that this run did not write; it is asked about once.
+
+    Where the question whether to resume follows anyway, that one is enough. Without anybody to
+    ask, what lies in the run's own folder is taken (plain Axolotl began that run), and what
+    another run wrote by its own records.
+
+    Raises:
+        Declined: the answer was no.
+        UsageError: nobody is there to ask, and no run says that it wrote the checkpoint.
+    """
+    checkpoint = offer.checkpoint
+    if checkpoint is None or resume.wrote(run, checkpoint):
+        return
+    folder = checkpoint.path.resolve().parent
+    dialog.tell(
+        f"⚠️  {checkpoint.name} was not written by leviathan in this run. A resume unpickles its"
+        " optimizer.pt and rng_state.pth, which can run code: resume only from a source that you"
+        " trust."
+    )
+    if dry_run or yes or offer.ask:
+        return
+    if dialog.interactive:
+        if not dialog.ask_trust():
+            raise Declined("Nothing was changed.")
+    elif folder != run.path.resolve() and checkpoint.name not in Run(folder).saves():
+        raise UsageError(
+            f"{checkpoint.path} was written by no run of leviathan. Cannot ask without a terminal.",
+            "Add --yes to resume from it if you trust its source.",
+        )
 
 
 def confirm_changes(dialog: Dialog, found: Sequence[Change], *, yes: bool) -> bool:

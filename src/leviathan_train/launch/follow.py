@@ -22,16 +22,17 @@ from leviathan_train.run.folder import kill_orphans
 from leviathan_train.run.log import cause_in, plugin_failed_to_load
 from leviathan_train.run.records import (
     BEFORE_TRAINING,
+    NO_ROOM,
     TERM_GRACE,
     Cause,
     End,
     Ending,
     Launch,
     Phase,
-    RequestKind,
     Status,
 )
 from leviathan_train.run.session import Session
+from leviathan_train.system.files import free_bytes
 from leviathan_train.system.lines import LineReader
 from leviathan_train.system.processes import Process
 from leviathan_train.system.signals import NotedSignals
@@ -178,7 +179,7 @@ class Training:
                 self._ask("SIGTERM", min(TERM_GRACE, self.plan.grace), Cause.SIGNAL)
 
     def _ask(self, by: str, grace: float, cause: Cause) -> None:
-        self.session.ask(RequestKind.PAUSE, by, grace, cause)
+        liveness.ask_to_pause(self.session, by, grace, cause)
         kill_at = time.monotonic() + grace + requests.MARGIN
         if self._kill_at is None or kill_at < self._kill_at:
             self._kill_at, self._grace = kill_at, grace
@@ -229,4 +230,6 @@ class Training:
         if session.asked:
             return requests.ended_silently(run, session)
         why, cause = cause_in(self.log)
+        if cause in {Cause.DIED, Cause.FAULT} and free_bytes(run.path) == 0:
+            why, cause = NO_ROOM, Cause.DISK  # for the record of its end, too
         return requests.close_as(Ending.CRASHED, run, session, why, cause)

@@ -10,7 +10,16 @@ import tempfile
 from pathlib import Path
 
 from leviathan_train.checkpoints import store as checkpoints
-from leviathan_train.errors import DONE, FAILED, PAUSED, STOPPED, USAGE, LeviathanError, UsageError
+from leviathan_train.errors import (
+    DONE,
+    FAILED,
+    PAUSED,
+    STOPPED,
+    USAGE,
+    DiskFullError,
+    LeviathanError,
+    UsageError,
+)
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Cause, End, Ending
@@ -26,9 +35,11 @@ def exit_status(run: Run, end: End) -> int:
         return DONE
     if end.kind is Ending.PAUSED:
         return PAUSED
-    if end.kind is Ending.CRASHED:
+    if end.kind is Ending.CRASHED and end.cause is not Cause.DISK:
         return USAGE if end.cause in _USAGE_CAUSES else FAILED
-    return PAUSED if checkpoints.latest(checkpoints.scan(run)) else STOPPED
+    if checkpoints.latest(checkpoints.scan(run)):
+        return PAUSED
+    return FAILED if end.kind is Ending.CRASHED else STOPPED
 
 
 def advice(run: Run, end: End) -> str:
@@ -37,13 +48,17 @@ def advice(run: Run, end: End) -> str:
     if end.cause is Cause.GPU_MEMORY:
         return f"Free the GPU ({_gpu_holders()}) or lower micro_batch_size, {again}."
     if end.cause is Cause.DISK:
-        cleanup = f"leviathan checkpoints cleanup {in_command(run)} --keep 1"
-        return f"Free disk space, for example with:  {cleanup}    {again}."
+        return f"Free disk space, for example with:  {cleanup_command(run)}    {again}."
     if end.cause is Cause.PLUGIN:
         return f"Make sure that {sys.executable} can import leviathan_train, {again}."
     if end.cause is Cause.DIED:
         return f"See in the system's log whether memory ran out (dmesg), {again}."
     return "Read the log, fix the cause, and start the same command again."
+
+
+def cleanup_command(run: Run, what: str = "--keep 1") -> str:
+    """The command that frees disk space, as it can be typed here."""
+    return f"leviathan checkpoints cleanup {in_command(run)} {what}"
 
 
 def _gpu_holders() -> str:
@@ -53,11 +68,12 @@ def _gpu_holders() -> str:
     return f"now held by {held}" if held else "nvidia-smi shows who holds it"
 
 
-def failure(run: Run, end: End, log: Path) -> LeviathanError:
+def failure(run: Run, end: End, log: Path, again: str = "") -> LeviathanError:
     """The error to show for a run whose last session crashed.
 
     Args:
         log: where the whole log of that session is.
+        again: the command that resumes the run.
     """
     why = " ".join(end.why.split())
     why = why if len(why) <= _LONG else f"{why[: _LONG - 3]}..."
@@ -68,6 +84,12 @@ def failure(run: Run, end: End, log: Path) -> LeviathanError:
         )
     if end.cause is Cause.CONFIG:
         return UsageError(f"Axolotl refuses the config: {why}", f"The whole log: {log}")
+    if end.cause is Cause.DISK and (last := checkpoints.latest(checkpoints.scan(run))):
+        return DiskFullError(
+            f"Training stopped: {why}. {last.name} is intact.",
+            f"Free disk space, for example with:  {cleanup_command(run)}    then resume with:"
+            f"  {again or 'the same command'}    The whole log: {log}",
+        )
     told = f"{advice(run, end)} The whole log: {log}"
     return LeviathanError(f"Training failed: {why}", told)
 

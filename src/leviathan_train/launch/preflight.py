@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,21 @@ from leviathan_train.config.changes import Change, Origin, changes_since
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
-from leviathan_train.config.load import Config, load_config, normalise
+from leviathan_train.config.load import Config, load_config
 from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, resume
+from leviathan_train.launch.disk import forecast
 from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
+from leviathan_train.launch.outcome import cleanup_command
 from leviathan_train.launch.validation import Validation, validate
 from leviathan_train.run.folder import Run, busy
-from leviathan_train.system import units
+from leviathan_train.system import files, units
 from leviathan_train.system.gpu import Gpu, Nvml, visible
-
-KEPT_BY_DEFAULT = 4
-"""Axolotl's `save_total_limit` where the config has none."""
-
 
 Compare = Callable[[Origin, Config], Sequence[Change]]
 Gpus = Callable[[], tuple[Gpu, ...]]
-FreeBytes = Callable[[Path], int]
+FreeBytes = Callable[[Path], int | None]
 
 
 def check(
@@ -101,6 +98,7 @@ def machine(
     config: Config,
     run: Run,
     found: Sequence[Checkpoint],
+    newer: Sequence[Checkpoint] = (),
     *,
     has_gpu: bool,
     gpus: Gpus | None = None,
@@ -110,10 +108,11 @@ def machine(
 
     Args:
         found: the run's checkpoints.
+        newer: those of them that are set aside before the training.
     """
     if has_gpu:
         yield from _gpu_memory(config, gpus or Nvml())
-    yield _disk(config, found, (free_bytes or _free_bytes)(run.path))
+    yield disk(config, run, found, newer, free_bytes=free_bytes)
 
 
 def _inputs(config: Config) -> Iterator[Finding]:
@@ -272,34 +271,38 @@ def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
             yield ok(Topic.GPU, f"{free}.")
 
 
-def _disk(config: Config, found: Sequence[Checkpoint], free: int) -> Finding:
-    limit = normalise(config.values.get("save_total_limit"))
-    count = (limit if isinstance(limit, int) and limit > 0 else KEPT_BY_DEFAULT) + 1
-    known = [item for item in found if item.intact]
-    seen = max((item.bytes for item in known), default=None)
-    size = seen or needs.checkpoint_bytes(config)
-    if size is None:
+def disk(
+    config: Config,
+    run: Run,
+    found: Sequence[Checkpoint],
+    newer: Sequence[Checkpoint] = (),
+    *,
+    free_bytes: FreeBytes | None = None,
+) -> Finding:
+    """Look at the room on the disk; without any for one more checkpoint it is an error.
+
+    Args:
+        found: the run's checkpoints.
+        newer: those of them that are set aside before the training.
+    """
+    free = (free_bytes or files.free_bytes)(run.path)
+    if free is None:
+        return ok(Topic.DISK, f"The file system of {run.path} does not tell what is free.")
+    kept = [item for item in found if item not in newer]
+    coming = forecast(config, run, found, kept, free)
+    if coming is None:
         unknown = "the size of a checkpoint is not known before the first"
         return ok(Topic.DISK, f"{units.size(free)} free; {unknown}.")
-    needed = max(count * size - sum(item.bytes for item in known), size)
-    source = "as seen in this run" if seen else "estimated"
-    message = (
-        f"{units.size(free)} free; {count} checkpoints of {units.size(size)} ({source}) need"
-        f" {units.size(needed)}{' more' if known else ''}"
-    )
-    if free >= needed:
-        return ok(Topic.DISK, f"{message}.")
-    level = Level.ERROR if seen or free < size else Level.WARNING
-    hint = "Free some space, or lower save_total_limit."
-    return Finding(level, Topic.DISK, f"{message}: the disk would be full.", hint)
-
-
-def _free_bytes(path: Path) -> int:
-    """What is free where `path` is, or will be."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    if coming.full_after is None:
+        return ok(Topic.DISK, coming.told())
+    if not coming.is_refused:
+        hint = "Free some space, or lower save_total_limit."
+        return Finding(Level.WARNING, Topic.DISK, coming.told(), hint)
+    what = "--keep 1" if len(found) > 1 else "--superseded" if run.superseded.is_dir() else ""
+    hint = f"Free some space on the disk of {run.path}."
+    if what:
+        hint = f"{hint[:-1]}, for example with:  {cleanup_command(run, what)}"
+    return Finding(Level.ERROR, Topic.DISK, coming.told(), hint)
 
 
 def _schema(found: Validation) -> Iterator[Finding]:

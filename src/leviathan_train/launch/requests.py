@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def pause(run: Run, by: str, grace: float = PAUSE_GRACE) -> Outcome:
         UsageError: the run is not training.
     """
     session = live(run)
-    session.ask(RequestKind.PAUSE, by, grace)
+    liveness.ask_to_pause(session, by, grace, Cause.PERSON)
     if not session.is_here():
         return Outcome(run, None, None, session.host)
 
@@ -135,8 +136,9 @@ def save(run: Run, by: str) -> Outcome:
 
 
 def _kill(run: Run, session: Session, why: str, cause: Cause) -> Outcome:
-    # So that whoever follows the training knows that it was asked for.
-    session.ask(RequestKind.KILL, why, cause=cause)
+    with contextlib.suppress(OSError):  # a full disk
+        # So that whoever follows the training knows that it was asked for.
+        session.ask(RequestKind.KILL, why, cause=cause)
     liveness.kill(session)
     end = close_as(Ending.KILLED, run, session, why, cause)
     return Outcome(run, end, end.checkpoint)
@@ -161,9 +163,12 @@ def ended_silently(run: Run, session: Session) -> End:
 
 
 def close_as(kind: Ending, run: Run, session: Session, why: str, cause: Cause) -> End:
-    """Record the end of a training that could not do so itself."""
+    """Record the end of a training that could not do so itself, if the disk has room for it."""
     newest = store.latest(store.scan(run))
     status = session.status
     step = status.step if status and status.step else None
     end = End(kind, step, newest.name if newest else None, why, time.time(), cause)
-    return session.close(end)
+    try:
+        return session.close(end)
+    except OSError:
+        return session.end or end

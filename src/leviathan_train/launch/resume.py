@@ -112,6 +112,21 @@ def _looks_interrupted(run: Run, checkpoint: Checkpoint) -> bool:
     return checkpoint.seal is None and checkpoint.name in run.saves()
 
 
+def wrote(run: Run, checkpoint: Checkpoint) -> bool:
+    """Whether a session of this run wrote a checkpoint, or has resumed from it before.
+
+    torch unpickles optimizer and random state at a resume, which can run code: what came from
+    elsewhere is a matter of trust. What the run's own records say is believed.
+    """
+    folder = checkpoint.path.resolve().parent
+    ours = folder == run.path.resolve() or folder.parent == run.superseded.resolve()
+    if ours and checkpoint.name in run.saves() | Run(folder).saves():
+        return True
+    known = {session.launch.resume_from for session in run.sessions() if session.begin}
+    paths = (Path(named) for named in known if named)
+    return any(path.resolve() == checkpoint.path.resolve() for path in paths)
+
+
 def _gone_on_from(run: Run, named: Path, known: list[Checkpoint]) -> int | None:
     """The step that training has reached since it obeyed the config's checkpoint."""
     for session in reversed(run.sessions()):

@@ -113,10 +113,11 @@ class Starter:
         offer = resume.choose(run, self.config, choice, found)
         if choice in {"ask", "auto"} and self._is_finished(found):
             return None
-        if first:
-            self._warn(preflight.machine(self.config, run, found, has_gpu=command.has_gpu()))
+        self._warn(_looked_at_machine(self.config, run, found, offer, first=first))
         self._dialog.show_offer(run, offer)
         differences = self._changes(offer)
+        if first:
+            confirm.confirm_source(self._dialog, run, offer, yes=options.yes, dry_run=dry_run)
         rebuild = False
         if not dry_run:
             if offer.ask:
@@ -197,7 +198,7 @@ class Starter:
         log = session.log if session else self.run.logs
         if self._is_new and session and session.begin is None:
             log = outcome.discard(self.run, log)
-        raise outcome.failure(self.run, end, log)
+        raise outcome.failure(self.run, end, log, self._options.typed.again())
 
     def _warn(self, found: Iterable[Finding]) -> None:
         for one in found:
@@ -251,3 +252,19 @@ class Starter:
         self._dialog.show_changes(found)
         confirm.refuse(self.config, offer.checkpoint, found, self._options.typed)
         return found
+
+
+def _looked_at_machine(
+    config: Config, run: Run, found: list[Checkpoint], offer: Offer, *, first: bool
+) -> list[Finding]:
+    """What is short on this machine, to be told once for each command.
+
+    Raises:
+        UsageError: the disk has no room for one more checkpoint.
+    """
+    disk = preflight.disk(config, run, found, offer.newer)
+    if disk.level is Level.ERROR:
+        raise UsageError(disk.message, disk.hint)
+    if not first:
+        return []
+    return list(preflight.machine(config, run, found, offer.newer, has_gpu=command.has_gpu()))

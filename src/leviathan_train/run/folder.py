@@ -30,7 +30,7 @@ from leviathan_train.run import index, liveness
 from leviathan_train.run.records import PROTOCOL, Launch
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
-from leviathan_train.system.files import write_json
+from leviathan_train.system.files import read_bytes, write_json
 from leviathan_train.system.locks import locked
 from leviathan_train.system.processes import Process
 
@@ -85,7 +85,7 @@ class Run:
     def saves(self) -> set[str]:
         """Names of the checkpoints whose save was begun under the plugin."""
         try:
-            return set(self.saves_file.read_text(errors="replace").split())
+            return set(read_bytes(self.saves_file).decode(errors="replace").split())
         except (FileNotFoundError, NotADirectoryError):
             return set()
 
@@ -95,7 +95,8 @@ class Run:
             return
         self.records.mkdir(parents=True, exist_ok=True)
         with self.saves_file.open("a") as stream:
-            stream.write(f"{name}\n")
+            # The line break first: a full disk may have cut off what was to be written before.
+            stream.write(f"\n{name}\n" if stream.tell() else f"{name}\n")
             stream.flush()
             os.fsync(stream.fileno())
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import time
 from pathlib import Path
 
+from leviathan_train.run.records import Cause, RequestKind
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 
@@ -61,6 +63,21 @@ def file_system_time(folder: Path) -> float:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
+
+
+def ask_to_pause(session: Session, by: str, grace: float, cause: Cause) -> None:
+    """Leave a request to pause; where the disk has no room for it, a signal says the same.
+
+    Raises:
+        OSError: neither could be done.
+    """
+    try:
+        session.ask(RequestKind.PAUSE, by, grace, cause)
+    except OSError:
+        rank0 = session.processes().get("rank0")
+        if not session.is_here() or rank0 is None or not rank0.alive():
+            raise
+        os.kill(rank0.pid, signal.SIGTERM if cause is Cause.SIGNAL else signal.SIGINT)
 
 
 def stragglers(session: Session) -> set[int]:

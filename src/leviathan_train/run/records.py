@@ -23,6 +23,9 @@ PAUSE_GRACE = 300.0
 END_OF_TIME = "the end of its time"
 """How a deadline is named to people, in `End.why`."""
 
+NO_ROOM = "no space left on the disk"
+"""How a full disk is named to people, in `End.why`."""
+
 PROTOCOL = 2
 """How requests reach a trainer: 1 by `request.json` (version 0.1.0), 2 by a queue of files."""
 

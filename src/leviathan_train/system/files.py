@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,42 @@ from typing import Any
 TEMPORARY = ".tmp"
 """How the name of a file ends until it is whole."""
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TOLD = tuple(sign for number in _FULL for sign in (os.strerror(number), f"(os error {number})"))
+"""How a library of another language tells of a full disk in an exception of its own."""
 
-def read_json(path: Path) -> Any:
+
+RECORD_BYTES = 16 << 20
+"""What a record or a seal holds at most. Written by us they are far smaller; what somebody
+else's folder holds in their place may be of any size."""
+
+
+def read_bytes(path: Path, most: int = RECORD_BYTES) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read, is longer, or is no regular file: a pipe would never end.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        text = stream.read(found.st_size + 1 if found.st_size < most else most + 1) or b""
+        while len(text) <= most and (more := stream.read(most + 1 - len(text))):
+            text += more
+    if len(text) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return text
+
+
+def read_json(path: Path, most: int = RECORD_BYTES) -> Any:
     """The document in `path`, or None where there is none that can be read.
 
     For records that are written whole or not at all; a checkpoint's own files are
     read where a fault in them can be told.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path, most))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -97,11 +126,56 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
+def free_bytes(path: Path) -> int | None:
+    """What may still be written where `path` is, or will be, in bytes.
+
+    None where the file system does not tell; a quota may allow less.
+    """
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize if found.f_blocks else None
+
+
+def is_out_of_space(error: BaseException, folder: Path, need: int) -> bool:
+    """Whether an error means that the disk of `folder`, or a quota on it, is full.
+
+    `torch.save` raises a RuntimeError without the system's error number, so that in doubt it is
+    tried whether `need` bytes can be had.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in _FULL:
+            return True
+        if any(sign in str(link) for sign in _TOLD):
+            return True
+        link = link.__cause__ or link.__context__
+    if isinstance(error, OSError):
+        return False
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            os.posix_fallocate(stream.fileno(), 0, max(need, 1))
+    except OSError as refused:
+        return refused.errno in _FULL
+    return False
+
+
 def folder_bytes(path: Path) -> int:
     """Sum of the sizes of the regular files below `path`, in bytes; links are not followed."""
     total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_size
+    folders = [str(path)]
+    while folders:  # os.walk of Python 3.11 calls itself for each level
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    with contextlib.suppress(OSError):
+                        total += entry.stat(follow_symlinks=False).st_size
     return total

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
+
+MOST = 256 << 20
+"""Bytes that are read at once: the lines of two million steps."""
 
 
 class LineReader:
@@ -17,13 +21,18 @@ class LineReader:
         self._read = 0
 
     def new(self) -> list[str]:
-        """The lines added since the last call; half a line is left for the next one."""
+        """The lines added since the last call; half a line is left for the next one.
+
+        Of a file that grew by more than `MOST` bytes only the last lines are read.
+        """
         try:
-            if self.path.stat().st_size <= self._read:
+            found = self.path.stat()
+            if not stat.S_ISREG(found.st_mode) or found.st_size <= self._read:
                 return []
+            self._read = max(self._read, found.st_size - MOST)
             with self.path.open("rb") as stream:
                 stream.seek(self._read)
-                whole, newline, _ = stream.read().rpartition(b"\n")
+                whole, newline, _ = stream.read(MOST).rpartition(b"\n")
         except OSError:
             return []
         if not newline:

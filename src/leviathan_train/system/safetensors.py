@@ -29,8 +29,10 @@ class Entry:
     size: int
 
 
-_LONGEST = 100_000_000
-"""Bytes of a header that the library itself reads at most; a damaged length may say anything."""
+_LONGEST = 32 << 20
+"""Bytes of a header that are read at most: those of a quarter of a million tensors. The library
+itself takes three times as many; a damaged length may say anything."""
+_MOST_DIMENSIONS = 64
 
 
 def read_header(file: Path) -> dict[str, Entry]:
@@ -54,18 +56,27 @@ def read_header(file: Path) -> dict[str, Entry]:
         header.pop("__metadata__", None)
         for name, value in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             start, stop = (8 + length + offset for offset in value["data_offsets"])
-            entry = Entry(value["dtype"], tuple(value["shape"]), start, stop - start)
+            entry = Entry(value["dtype"], _shape(value["shape"]), start, stop - start)
             bits = _BITS.get(entry.dtype)
             if start != end or (bits and entry.size * 8 != math.prod(entry.shape) * bits):
                 raise HeaderError("has a damaged header")
             found[name], end = entry, stop
     except HeaderError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise HeaderError("has a damaged header") from None
     if size != end:
         raise HeaderError(f"has {size} bytes instead of {end}")
     return found
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    """A tensor's dimensions; the product of numbers without a limit would take hours."""
+    if not isinstance(value, list) or len(value) > _MOST_DIMENSIONS:
+        raise ValueError
+    if not all(type(length) is int and 0 <= length < 1 << 63 for length in value):
+        raise ValueError
+    return tuple(value)
 
 
 def write_header(tensors: Iterable[tuple[str, Entry]]) -> bytes:

@@ -31,6 +31,7 @@ class Loop:
         schedule_steps: the steps that the schedule is made for.
         pausing: whether this step is the last one of the session.
         evaluation_owed: whether a pause broke an evaluation off.
+        save_owed: whether a checkpoint could not be sealed, so that the next step is saved.
         resumed: the checkpoint that the training resumed from, and its seal.
         seconds_before: seconds of training in earlier sessions; `began` on the monotonic clock.
         seam: the log across the resume, until it is judged.
@@ -46,6 +47,7 @@ class Loop:
     schedule_steps: int = 0
     pausing: bool = False
     evaluation_owed: bool = False
+    save_owed: bool = False
     resumed: Path | None = None
     resumed_seal: Seal | None = None
     first_step: int = 0
@@ -66,9 +68,13 @@ class Loop:
 
     @property
     def save_is_due(self) -> bool:
-        """Whether `leviathan_save_minutes` have passed since the last save."""
+        """Whether a save is owed, or `leviathan_save_minutes` have passed since the last one."""
         minutes = self.cfg.leviathan_save_minutes
-        return bool(minutes) and time.monotonic() - self.saved_at > minutes * 60
+        return self.save_owed or (bool(minutes) and time.monotonic() - self.saved_at > minutes * 60)
+
+    def owe_save(self) -> None:
+        """Let the next step be saved; called from any thread."""
+        self.save_owed = True
 
     @property
     def pause(self) -> Request:

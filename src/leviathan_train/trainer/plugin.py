@@ -117,6 +117,7 @@ class LeviathanPlugin(BasePlugin):
             return
         if self.ended == 1:
             self.process.phase(Phase.FINAL)
+            self.writer.make_room_for_final()
         elif self.process.rank == 0:
             self.writer.finish()
         if self.ended == 2:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
-import shutil
 import sys
 import threading
 import time
@@ -23,7 +21,7 @@ from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Status
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
-from leviathan_train.system.files import write_json
+from leviathan_train.system.files import is_out_of_space, write_json
 from leviathan_train.trainer import cause, trackers, upstream
 from leviathan_train.trainer.deadline import Deadline
 from leviathan_train.trainer.listener import Listener, join
@@ -31,7 +29,7 @@ from leviathan_train.trainer.output import Output, forgive_full_disks
 from leviathan_train.trainer.ranks import broadcast_name, world
 
 _NO_ROOM = 1 << 20
-"""Bytes free below which a failed write is blamed on the disk."""
+"""Bytes that a disk which is not to blame for an error still has."""
 
 
 class TrainerProcess:
@@ -137,24 +135,18 @@ def cause_of(error: BaseException, process: TrainerProcess) -> Cause:
         return Cause.GPU_MEMORY
     if type(error).__name__ == "ValidationError" and process.listener.last_step is None:
         return Cause.CONFIG  # pydantic's; Axolotl raises it before a model is loaded
-    chain = [error, error.__cause__, error.__context__]
-    if any(isinstance(e, OSError) and e.errno in {errno.ENOSPC, errno.EDQUOT} for e in chain):
-        return Cause.DISK
-    with contextlib.suppress(OSError):  # torch.save hides the errno in a RuntimeError
-        if shutil.disk_usage(process.run.path).free < _NO_ROOM:
-            return Cause.DISK
-    return Cause.FAULT
+    return Cause.DISK if is_out_of_space(error, process.run.path, _NO_ROOM) else Cause.FAULT
 
 
-def leave_process() -> NoReturn:
+def leave_process(status: int = 0) -> NoReturn:
     """End this process after its exit handlers, without tearing torch down for seconds.
 
     A tracker that cannot reach its server may not hold the GPU for longer than a minute.
     """
-    limit = threading.Timer(60.0, os._exit, (0,))
+    limit = threading.Timer(60.0, os._exit, (status,))
     limit.daemon = True
     limit.start()
     upstream.run_exit_handlers()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

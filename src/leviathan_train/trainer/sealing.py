@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from leviathan_train.checkpoints import retention, store
@@ -21,11 +22,15 @@ class Sealer:
 
     Args:
         policy: what to keep; None keeps all.
+        on_failure: called, perhaps in another thread, when a sealing beside the training failed.
     """
 
-    def __init__(self, process: TrainerProcess, policy: Policy | None) -> None:
+    def __init__(
+        self, process: TrainerProcess, policy: Policy | None, on_failure: Callable[[], None]
+    ) -> None:
         self._process = process
         self._policy = policy
+        self._on_failure = on_failure
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -47,13 +52,18 @@ class Sealer:
             self._thread = threading.Thread(target=self._beside, args=(path, seal, asked_for))
             self._thread.start()
 
-    def join(self) -> None:
-        """Wait for a sealing beside the training, and raise what it failed of."""
+    def wait(self) -> None:
+        """Wait for a sealing beside the training, whatever becomes of it."""
         if self._thread:
             self._thread.join()
             self._thread = None
-        if self._error:
-            raise self._error
+
+    def join(self) -> None:
+        """Wait for a sealing beside the training, and raise, once, what it failed of."""
+        self.wait()
+        error, self._error = self._error, None
+        if error:
+            raise error
 
     def _beside(self, path: Path, seal: Seal, asked_for: set[str]) -> None:
         try:
@@ -61,6 +71,7 @@ class Sealer:
             self._tell(path)
         except BaseException as error:
             self._error = error
+            self._on_failure()
 
     def _seal(self, path: Path, seal: Seal, asked_for: set[str]) -> None:
         run = self._process.run

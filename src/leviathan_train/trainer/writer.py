@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import time
 from typing import Any
@@ -19,6 +20,7 @@ from leviathan_train.run.records import Cause, Ending, Phase
 from leviathan_train.trainer import rows, upstream
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import position
+from leviathan_train.trainer.room import Room
 from leviathan_train.trainer.sealing import Sealer
 
 LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
@@ -33,8 +35,11 @@ class CheckpointWriter:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self._sealer = Sealer(loop.process, _policy(loop))
+        policy = _policy(loop)
+        self._room = Room(loop, policy)
+        self._sealer = Sealer(loop.process, policy, loop.owe_save)
         self._asked_for: set[str] = set()
+        self._began = time.monotonic()
         args = loop.trainer.args
         if args.save_only_model:
             args.save_only_model = False
@@ -45,28 +50,43 @@ class CheckpointWriter:
     def _wrapped(self, original: upstream.Save) -> upstream.Save:
         def save(model: Any, trial: Any, **kwargs: Any) -> Any:
             loop = self.loop
-            process, listener = loop.process, loop.process.listener
-            self._sealer.join()
-            # A request that comes from now on may be too late for this checkpoint.
-            self._asked_for = set(listener.heard.saves)
-            if process.rank == 0:
-                store.unseal(loop.checkpoint)
-                process.run.begin_save(loop.checkpoint.name)
-            process.phase(Phase.SAVING)
-            began = time.monotonic()
-            try:
-                return original(model, trial, **kwargs)
-            finally:
-                loop.saved_at = time.monotonic()
-                seconds = loop.saved_at - began
-                deadline = listener.deadline
-                deadline.save_seconds = max(deadline.save_seconds, seconds)
+            state = loop.trainer.state
+            # A save appends to it (transformers, `_save_checkpoint`), and may be tried twice.
+            before = copy.deepcopy(state.stateful_callbacks)
+            while True:
+                try:
+                    self._begin_save()
+                    return original(model, trial, **kwargs)
+                except Exception as error:  # each library tells of a full disk in its own way
+                    self._room.after(error)
+                    state.stateful_callbacks = copy.deepcopy(before)
+                finally:
+                    self._end_save()
 
         return save
 
+    def _begin_save(self) -> None:
+        loop, process = self.loop, self.loop.process
+        self._began = time.monotonic()
+        self._sealer.join()
+        # A request that comes from now on may be too late for this checkpoint.
+        self._asked_for = set(process.listener.heard.saves)
+        loop.save_owed = False
+        if process.rank == 0:
+            store.unseal(loop.checkpoint)
+            process.run.begin_save(loop.checkpoint.name)
+        process.phase(Phase.SAVING)
+        self._room.look_ahead()
+
+    def _end_save(self) -> None:
+        loop = self.loop
+        loop.saved_at = time.monotonic()
+        deadline = loop.process.listener.deadline
+        deadline.save_seconds = max(deadline.save_seconds, loop.saved_at - self._began)
+
     def save(self) -> None:
         """Write and seal the current step, unless it is sealed already; on all ranks."""
-        self._sealer.join()
+        self._sealer.wait()
         if not self.loop.is_sealed():
             upstream.save_checkpoint(self.loop.trainer)
             self.seal()
@@ -81,7 +101,16 @@ class CheckpointWriter:
         loop.ranks.barrier()  # rank 0 may be here before rank 1 has written its random state
         if loop.process.rank == 0:
             asked_for, self._asked_for = self._asked_for, set()
-            self._sealer.seal(loop.checkpoint, self._seal(known), asked_for, wait=loop.pausing)
+            try:
+                self._sealer.seal(loop.checkpoint, self._seal(known), asked_for, wait=loop.pausing)
+            except OSError as error:
+                self._save_again(error)
+
+    def _save_again(self, error: OSError) -> None:
+        """Save once more what could not be sealed: a full disk may have lost what was written."""
+        self._room.after(error)
+        upstream.save_checkpoint(self.loop.trainer)
+        self.seal()
 
     def save_log_again(self) -> None:
         """Write the log once more into the last checkpoint of all, which no later one follows."""
@@ -102,6 +131,11 @@ class CheckpointWriter:
         found = store.inspect(loop.process.run, loop.checkpoint, store.Read.ALL)
         if not found.intact:
             raise LeviathanError(f"{loop.checkpoint} was not written correctly: {found.reason}.")
+
+    def make_room_for_final(self) -> None:
+        """See that a finished training's weights fit on the disk, if retention can do that."""
+        self._sealer.wait()
+        self._room.for_final()
 
     def finish(self) -> None:
         """Keep the final adapter as `checkpoint-final` and record that training is done."""

@@ -41,6 +41,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Show one line; a terminal that went away is no reason to stop."""
+        text = render.plain_lines(text)
         with contextlib.suppress(OSError):
             if self._quiet:
                 return

@@ -58,7 +58,8 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence
     Args:
         spare: the columns that a terminal goes without if it is too narrow, the first first.
     """
-    columns = [list(column) for column in zip(headers, *rows, strict=True)]
+    told = ([plain(cell) for cell in row] for row in rows)
+    columns = [list(column) for column in zip(headers, *told, strict=True)]
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for number_left_out in range(len(spare) + 1):
         shown = [column for column in columns if column[0] not in spare[:number_left_out]]
@@ -87,6 +88,11 @@ def document(value: Any) -> None:
     from leviathan_train.ui.values import dumps
 
     print(dumps(value))
+
+
+def plain_lines(text: str) -> str:
+    """As `plain`, but the lines stay lines."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def plain(text: object) -> str:
@@ -158,12 +164,12 @@ def count(number: int, noun: str) -> str:
 
 def request(done: Outcome) -> None:
     """What `pause`, `save` or `stop` came to."""
-    name, end = done.run.name, done.end
+    name, end = plain(done.run.name), done.end
     if done.host:
-        print(f"{name} trains on {done.host}. The request is left there and will be obeyed.")
+        print(f"{name} trains on {plain(done.host)}. The request is left there and will be obeyed.")
         print(f"See it with:  leviathan status {in_command(done.run)}")
     elif end is None or end.kind is Ending.PAUSED:
-        print(f"Checkpoint saved to {done.run.path / (done.checkpoint or '')}")
+        print(f"Checkpoint saved to {plain(done.run.path / (done.checkpoint or ''))}")
         if end:
             print("Training stopped gracefully.")
     elif end.kind is Ending.FINISHED:
@@ -172,7 +178,7 @@ def request(done: Outcome) -> None:
         print(f"{name} stopped before its first step: there was nothing to save.")
     else:
         print(f"{name} {end.kind}: {one_line(end.why)}.")
-        print(f"Last checkpoint: {done.checkpoint or 'none'}")
+        print(f"Last checkpoint: {plain(done.checkpoint or 'none')}")
 
 
 def status(value: Any) -> None:
@@ -208,7 +214,7 @@ def status(value: Any) -> None:
     if value["training"]:
         fields.append(("Process", f"{value['pid'] or '-'} on {value['host']}"))
     for label, told in fields:
-        print(f"{label + ':':<16} {told}")
+        print(f"{label + ':':<16} {plain(told)}")
 
 
 def runs(value: Any) -> None:
@@ -254,9 +260,9 @@ def history(value: Any) -> None:
     table(headers, rows, spare=["Steps/s", "Time", "Loss"])
     for item in value["sessions"]:
         if item["end"] in {Ending.CRASHED, Ending.KILLED}:
-            print(f"{item['session']} {item['end']}: {one_line(item['why'])}")
+            print(f"{plain(item['session'])} {item['end']}: {one_line(item['why'])}")
         if item["verdict"] == SeamWord.BROKEN:
-            print(f"{item['session']} resume broken: {one_line(item['cause'])}")
+            print(f"{plain(item['session'])} resume broken: {one_line(item['cause'])}")
 
 
 def _span(first: Any, last: Any, between: str) -> str:

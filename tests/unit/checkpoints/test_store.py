@@ -25,6 +25,7 @@ from leviathan_train.checkpoints.store import SEAL, Checkpoint, Facts, Read
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from support import shapes
+from support.disks import unreadable
 
 Fault = Callable[[Path, Path], object]
 
@@ -214,9 +215,10 @@ def test_what_is_no_regular_file_is_found_and_never_opened(tmp_path: Path) -> No
 def test_a_file_that_the_disk_cannot_read_is_found(tmp_path: Path) -> None:
     """`/proc/self/mem` cannot be read from its beginning: a real EIO."""
     path = shapes.make(tmp_path, 100)
+    with unreadable(path / "optimizer.pt"):
+        assert look(path).reason == "optimizer.pt cannot be read (Input/output error)"
     (path / "optimizer.pt").unlink()
     (path / "optimizer.pt").symlink_to("/proc/self/mem")
-    assert look(path).reason == "optimizer.pt cannot be read (Input/output error)"
     written = path / "leviathan.json"
     text = Seal(Facts(100), 0, 0, 1, {}, {}, {}, {"optimizer.pt": (0, "0" * 64)}).to_text()
     written.write_text(text)

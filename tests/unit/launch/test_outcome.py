@@ -36,6 +36,22 @@ def test_an_end_has_its_exit_status(
         assert outcome.failure(run, end(kind, cause), tmp_path).exit_code == status
 
 
+def test_a_full_disk_is_a_pause_if_there_is_something_to_resume_from(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    full = end(Ending.CRASHED, Cause.DISK, "no space left on the disk for checkpoint-20")
+    assert outcome.exit_status(run, full) == 1
+    assert outcome.failure(run, full, tmp_path).exit_code == 1
+    shapes.make(run.path, 10)
+    assert outcome.exit_status(run, full) == 75
+    told = outcome.failure(run, full, tmp_path / "log", "leviathan train a.yaml")
+    assert told.exit_code == 75
+    assert told.message == (
+        "Training stopped: no space left on the disk for checkpoint-20. checkpoint-10 is intact."
+    )
+    assert f"leviathan checkpoints cleanup {run.path} --keep 1" in str(told.hint)
+    assert "then resume with:  leviathan train a.yaml" in str(told.hint)
+
+
 @pytest.mark.parametrize("kind", [Ending.STOPPED, Ending.KILLED])
 def test_what_was_stopped_can_be_resumed_or_not(tmp_path: Path, kind: Ending) -> None:
     run = Run(tmp_path)

@@ -165,13 +165,18 @@ def test_a_gpu_without_nvml_is_no_fault(plain: Path) -> None:
 def test_a_disk_that_will_be_full_is_told(plain: Path, tmp_path: Path) -> None:
     estimated = bad(look(plain, free_bytes=lambda path: 500_000), "disk")
     assert [f.level for f in estimated] == ["warning"]
+    assert "(estimated)" in estimated[0].message
     assert [f.level for f in bad(look(plain, free_bytes=lambda path: 10), "disk")] == ["error"]
     lora(tmp_path / "run" / "checkpoint-10", 10)
     quiet: dict[str, Any] = {"compare": lambda origin, config: []}
-    seen = bad(look(plain, "save_total_limit=9", free_bytes=lambda path: 9, **quiet), "disk")
-    assert [f.level for f in seen] == ["error"]
-    assert "10 checkpoints" in seen[0].message
-    assert "as seen in this run" in seen[0].message
+    (seen,) = bad(look(plain, "save_total_limit=9", free_bytes=lambda path: 9, **quiet), "disk")
+    assert seen.level == "error"
+    assert "as seen in this run" in seen.message
+    assert "the next checkpoint needs" in seen.message
+
+
+def test_a_file_system_that_does_not_tell_is_no_fault(plain: Path) -> None:
+    assert bad(look(plain, free_bytes=lambda path: None), "disk") == []
 
 
 def test_axolotls_objections_are_findings(plain: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending, Launch
+from leviathan_train.system import files
 from support import shapes
 from support.demo import MakeConfig
 
@@ -33,6 +37,7 @@ class Scripted:
 
     resume: ResumeAnswer = ResumeAnswer.YES
     changes: bool = True
+    trust: bool = True
     rows: RowsAnswer = RowsAnswer.KEEP
     interactive: bool = True
     heard: list[str] = field(default_factory=list)
@@ -57,6 +62,10 @@ class Scripted:
     def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
         self.asked.append(checkpoint.name)
         return self.resume
+
+    def ask_trust(self) -> bool:
+        self.asked.append("trust")
+        return self.trust
 
     def ask_changes(self) -> bool:
         self.asked.append("changes")
@@ -254,16 +263,114 @@ def test_a_run_that_is_training_is_not_started_again(config: Config) -> None:
         Starter(config, options(), Scripted()).check()
 
 
-def test_a_disk_that_is_nearly_full_is_told_and_does_not_stop_a_start(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_without_room_for_one_more_checkpoint_refuses_each_start(
+    config: Config, small_disk: Path
 ) -> None:
-    from leviathan_train.launch import preflight
+    config.values["output_dir"] = str(small_disk / "run")  # type: ignore[index]
+    add(config, 10, 20)
+    with (small_disk / "ballast").open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, (files.free_bytes(small_disk) or 0) - 8192)
+    person = Scripted()
+    starter = Starter(config, options(), person)
+    for again in ({}, {"dry_run": True}, {"first": False}):
+        with pytest.raises(UsageError, match="the disk would be full") as raised:
+            starter.plan(**again)
+        assert "leviathan checkpoints cleanup" in str(raised.value.hint)
+        assert "--keep 1" in str(raised.value.hint)
+    assert not person.asked
 
-    monkeypatch.setattr(preflight, "_free_bytes", lambda path: 10)
+
+def test_a_disk_that_will_be_full_later_is_told_and_does_not_stop_a_start(
+    config: Config, small_disk: Path
+) -> None:
+    config.values["output_dir"] = str(small_disk / "run")  # type: ignore[index]
     add(config, 10)
+    with (small_disk / "ballast").open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, (files.free_bytes(small_disk) or 0) - 40960)
     person = Scripted()
     assert Starter(config, options(), person).plan()
-    assert [line for line in person.heard if "the disk would be full" in line]
+    assert [line for line in person.heard if "the disk would be full at step 36" in line]
+
+
+PICKLES = "which can run code"
+
+
+def warned(person: Scripted) -> bool:
+    return any(PICKLES in line for line in person.heard)
+
+
+def test_what_this_run_wrote_is_resumed_without_a_word(config: Config) -> None:
+    add(config, 10)
+    for choice in ("ask", "auto", "10"):
+        person = Scripted()
+        assert Starter(config, options(resume=choice), person).plan()
+        assert not warned(person)
+        assert "trust" not in person.asked
+
+
+def test_a_run_begun_by_plain_axolotl_is_asked_about_once_and_goes_on_unattended(
+    config: Config,
+) -> None:
+    path = shapes.make(config.output_dir, 10)
+    adapter = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.05}
+    (path / "adapter_config.json").write_text(json.dumps(adapter))
+    person = Scripted()
+    assert Starter(config, options(yes=False), person).plan()
+    assert warned(person)
+    assert person.asked == ["checkpoint-10"]  # one question
+    person = Scripted()
+    assert Starter(config, options(resume="auto"), person).plan()
+    assert person.asked == ["trust"]
+    with pytest.raises(Declined):
+        Starter(config, options(resume="auto"), Scripted(trust=False)).plan()
+    person = Scripted(interactive=False)
+    assert Starter(config, options(), person).plan()
+    assert warned(person)
+    assert not person.asked
+    # From now on it is the run's own.
+    shapes.seal(path, config=dict(config.values), trainer={"inputs": input_facts(config)})
+    person = Scripted()
+    assert Starter(config, options(resume="auto", yes=True), person).plan()
+    assert not warned(person)
+
+
+def test_a_checkpoint_from_elsewhere_is_asked_about_and_may_need_yes_without_a_terminal(
+    config: Config, tmp_path: Path
+) -> None:
+    path = shapes.make(tmp_path / "gift", 10)
+    values = dict(config.values)
+    shapes.seal(path, config=values, trainer={"inputs": input_facts(config)})
+    chosen = options(resume=str(path))
+    person = Scripted()
+    assert Starter(config, chosen, person).plan()
+    assert (warned(person), person.asked) == (True, ["trust"])
+    with pytest.raises(Declined):
+        Starter(config, chosen, Scripted(trust=False)).plan()
+    person = Scripted(interactive=False)
+    assert Starter(config, chosen, person).plan()  # by its own records another run wrote it
+    assert warned(person)
+    shutil.rmtree(tmp_path / "gift" / ".leviathan")
+    with pytest.raises(UsageError, match="written by no run of leviathan") as refused:
+        Starter(config, chosen, Scripted(interactive=False)).plan()
+    assert "--yes" in str(refused.value.hint)
+    accepted = options(resume=str(path), yes=True)
+    assert Starter(config, accepted, Scripted(interactive=False)).plan()
+    assert Starter(config, chosen, Scripted(interactive=False)).plan(dry_run=True)
+
+
+def test_a_checkpoint_from_elsewhere_that_was_resumed_before_is_not_asked_about_again(
+    config: Config, tmp_path: Path
+) -> None:
+    path = shapes.make(tmp_path / "gift", 10)
+    shapes.seal(path, config=dict(config.values), trainer={"inputs": input_facts(config)})
+    session = Run(config.output_dir).open_session(Launch(resume_from=str(path)))
+    session.begin_file.write_text('{"at": 1.0, "first_step": 10}')
+    session.close(End(Ending.KILLED, 10, None, "", 1.0, Cause.PERSON))
+    for process in session.path.glob("process-*.json"):
+        process.unlink()
+    person = Scripted(interactive=False)
+    assert Starter(config, options(resume=str(path)), person).plan()
+    assert not warned(person)
 
 
 def failed(config: Config, *, began: bool = False, existed: bool = False) -> LeviathanError:

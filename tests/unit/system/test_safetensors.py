@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from leviathan_train.system.safetensors import HeaderError, read_header, write_header
+from support.anything import JSON
 
 
 @pytest.fixture
@@ -79,3 +82,33 @@ def test_what_is_not_sound_is_refused_with_its_reason(file: Path) -> None:
     file.write_bytes(content[:8] + b"[" + content[9:])
     with pytest.raises(HeaderError, match="has a damaged header"):
         read_header(file)
+
+
+ENTRY = st.dictionaries(
+    st.sampled_from(["dtype", "shape", "data_offsets"]),
+    JSON | st.sampled_from(["F32", "I8"]) | st.lists(st.integers(0, 16), max_size=3),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.binary(max_size=200)
+    | st.builds(
+        lambda header, length, rest: (
+            (len(text := json.dumps(header).encode()) + length).to_bytes(8, "little") + text + rest
+        ),
+        st.dictionaries(st.text(max_size=3) | st.just("__metadata__"), ENTRY | JSON, max_size=3),
+        st.sampled_from([0, 0, 0, 1, 1 << 40]),
+        st.binary(max_size=16),
+    )
+)
+def test_any_bytes_are_a_header_or_the_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    path.write_bytes(content)
+    try:
+        found = read_header(path)
+    except HeaderError:
+        return
+    assert sum(entry.size for entry in found.values()) <= len(content)

@@ -359,6 +359,14 @@ def test_no_page_goes_beyond_its_terminal(
     assert not any("\n" in text.plain for text in lines)
 
 
+def test_no_name_reaches_the_terminal_raw(now: Snapshot) -> None:
+    evil = "a\x1b]0;owned\x07\x1b[2J\x9b2J"
+    page = having(now, run=Run(Path(evil)), host=evil, config=evil, target=evil, lines=(evil,))
+    for width, height in ((80, 24), (200, 50)):
+        for text in Page(page).lines(width, height):
+            assert text.plain.isprintable()
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50)])
 def test_only_colours_that_show_on_light_and_on_dark(
     now: Snapshot, width: int, height: int

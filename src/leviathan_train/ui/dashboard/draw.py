@@ -72,6 +72,8 @@ class Page:
         if len(lines) > height:  # a very low terminal: the commands stay
             lines = [*lines[: max(0, height - len(foot))], *foot][:height]
         for line in lines:
+            if not line.plain.isprintable():  # a name may hold escapes
+                line.plain = "".join(char if char.isprintable() else "?" for char in line.plain)
             if self.plain:
                 line.plain = signs.plain(line.plain)
             line.truncate(room, overflow="crop" if self.plain else "ellipsis")

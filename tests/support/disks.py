@@ -1,0 +1,47 @@
+"""A small disk of its own, and how to fill it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@contextlib.contextmanager
+def disk_of(path: Path, size: str) -> Iterator[Path]:
+    """A disk at `path` of so many bytes, e.g. `16m`, for as long as the block lasts."""
+    path.mkdir()
+    options = ["-o", f"size={size}", "tmpfs", str(path)]
+    if subprocess.run(["mount", "-t", "tmpfs", *options], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@contextlib.contextmanager
+def unreadable(file: Path) -> Iterator[None]:
+    """Let each read of a file fail with a real EIO: its place is taken by `/proc/PID/mem`."""
+    mount = ["mount", "--bind", f"/proc/{os.getpid()}/mem", str(file)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a file")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(file)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave not a byte free; the file that takes the room."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(b"x" * 4096)
+        except OSError:
+            return ballast
