@@ -105,8 +105,9 @@ def plan(
 
 
 def _why_best(best: Checkpoint) -> str:
-    loss = best.facts.eval_loss
-    return "best" if loss is None else f"best (eval loss {loss:.4g})"
+    loss, at = best.facts.eval_loss, best.facts.eval_step
+    there = "" if at in (None, best.step) else f" at step {at}, the last before it"
+    return "best" if loss is None else f"best (eval loss {loss:.4g}{there})"
 
 
 def in_use(
