@@ -257,5 +257,7 @@ _READERS = {
     "parquet": _read_binary,
     "arrow": _read_binary,
 }
+BINARY = frozenset({"parquet", "arrow"})
+"""Kinds that a job has to read."""
 KINDS = frozenset(_READERS)
 """What `read` can read."""
