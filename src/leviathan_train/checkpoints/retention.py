@@ -133,8 +133,9 @@ def _leaving(checkpoint: Checkpoint, policy: Policy) -> Item:
 
 def _why_best(checkpoint: Checkpoint, best: Sequence[Checkpoint]) -> str:
     word = "best" if checkpoint == best[0] else f"one of the best {len(best)}"
-    loss = checkpoint.facts.eval_loss
-    return word if loss is None else f"{word} (eval loss {loss:.4g})"
+    loss, at = checkpoint.facts.eval_loss, checkpoint.facts.eval_step
+    there = "" if at in (None, checkpoint.step) else f" at step {at}, the last before it"
+    return word if loss is None else f"{word} (eval loss {loss:.4g}{there})"
 
 
 def in_use(

@@ -40,11 +40,13 @@ def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
 
     Args:
         seconds: how long may be read, all files together, after the first rows of each; None
-            reads all.
+            reads all. With 0, files that need a library are left out.
     """
     sources = list(_sources(config))
     until = None if seconds is None else time.monotonic() + seconds
     for source in sources:
+        if seconds == 0 and source.kind in rows.BINARY:
+            continue
         try:
             _check(source, config, until)
         except DataError as fault:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.base_model import base_facts, is_local, model_folder, weight_files
-from leviathan_train.config.load import Config
+from leviathan_train.config.load import Config, nearest
 from leviathan_train.config.requirements import is_on
 from leviathan_train.errors import UsageError
 from leviathan_train.system.files import read_json
@@ -39,13 +39,23 @@ def check_inputs(config: Config) -> None:
         if not path.exists() and not glob.glob(str(path)):
             raise UsageError(
                 f"{config.path}: {key}: {path} does not exist.",
-                "Correct the path, or put the data there.",
+                _similar_file(path) or "Correct the path, or put the data there.",
             )
     if not config.values.get("datasets") and not config.values.get("pretraining_dataset"):
         raise UsageError(
             f"{config.path}: key datasets is missing.",
             "Add  datasets: [{path: data.jsonl, ds_type: json, type: alpaca}]",
         )
+
+
+def _similar_file(path: Path) -> str | None:
+    """What was probably meant by a path that is not there, as a hint."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return f"There is no folder {path.parent}; relative paths start from {Path.cwd()}."
+    close = nearest(path.name, names)
+    return f"Did you mean {path.parent / close}?" if close else None
 
 
 def _check_base(config: Config) -> None:

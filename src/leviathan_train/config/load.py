@@ -90,6 +90,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         place = broken_at(error)
         where = f", line {place[0]}, column {place[1]}" if place else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if "quoted scalar" in str(getattr(error, "context", None)):
+            problem = "the quote that begins here is never closed"
         raise UsageError(f"{path}{where}: not valid YAML: {problem}.", "Fix that line.") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(

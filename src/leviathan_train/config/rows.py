@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -110,7 +111,8 @@ def _not_utf8(file: Path, number: int, line: bytes, error: UnicodeDecodeError) -
     return DataError(
         f"{file}, line {number}",
         f"is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}.",
-        f"Convert it, for example:  iconv -f {start} -t UTF-8 {file} > utf8{file.suffix}",
+        f"Convert it, for example:  iconv -f {start} -t UTF-8 {shlex.quote(str(file))} >"
+        f" {shlex.quote(str(file.with_name(f'utf8-{file.name}')))}",
     )
 
 
@@ -256,5 +258,7 @@ _READERS = {
     "parquet": _read_binary,
     "arrow": _read_binary,
 }
+BINARY = frozenset({"parquet", "arrow"})
+"""Kinds that a job has to read."""
 KINDS = frozenset(_READERS)
 """What `read` can read."""

@@ -127,8 +127,9 @@ def _there_is(found: list[Checkpoint]) -> str:
         return "It has no intact checkpoint."
     if best is None:
         return f"There is {newest.name} (latest)."
-    loss = best.facts.eval_loss
-    told = "best" if loss is None else f"best, eval loss {loss:.4g}"
+    loss, at = best.facts.eval_loss, best.facts.eval_step
+    there = "" if at in (None, best.step) else f" at step {at}"
+    told = "best" if loss is None else f"best, eval loss {loss:.4g}{there}"
     return f"There is {newest.name} (latest) and {best.name} ({told})."
 
 

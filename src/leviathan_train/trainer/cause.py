@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from leviathan_train.errors import LeviathanError
@@ -53,16 +53,17 @@ def _message(error: BaseException) -> str:
 def _where(phase: Phase, cfg: Mapping[str, Any]) -> str:
     if phase is Phase.DATA:
         entries: Any = cfg.get("datasets")
-        names = [str(one.get("path")) for one in _mappings(entries)]
+        names = [_path(one) for one in entries] if isinstance(entries, list) else []
         return f"in datasets ({', '.join(names)}): " if names else ""
     if phase is Phase.MODEL:
         return f"loading base_model {cfg.get('base_model')}: "
     return ""
 
 
-def _mappings(entries: Any) -> Iterable[Mapping[str, Any]]:
-    found = entries if isinstance(entries, list) else []
-    return [one for one in found if isinstance(one, Mapping)]
+def _path(entry: Any) -> str:
+    """The path of an entry, which is a model of pydantic's once Axolotl has validated it."""
+    found = entry.get("path") if isinstance(entry, Mapping) else getattr(entry, "path", None)
+    return str(found)
 
 
 def _one_line(text: str) -> str:

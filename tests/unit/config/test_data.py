@@ -191,6 +191,9 @@ def test_parquet_and_arrow_are_judged_by_their_columns(tmp_path: Path) -> None:
         ((message, hint),) = told(tmp_path, name, content)
         assert "has question, answer" in message and "alpaca_chat.load_qa" in hint
         assert told(tmp_path, name, content, {"type": "alpaca_chat.load_qa"}) == []
+        entry = {"path": str(tmp_path / name), "type": "alpaca"}
+        config = Config(Path("c.yaml"), {"output_dir": "run", "datasets": [entry]})
+        assert list(data.faults(config, 0.0)) == [], "no half second at each resume"
 
 
 def test_of_a_long_file_the_first_rows_are_read_and_check_reads_all(tmp_path: Path) -> None:

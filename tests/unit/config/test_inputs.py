@@ -157,3 +157,17 @@ def test_a_pattern_of_data_files_is_no_missing_file(base: Path) -> None:
     assert refused(base, datasets=[entry]) == ""
     entry["data_files"] = f"{base.parent}/*.csv"
     assert "does not exist" in refused(base, datasets=[entry])
+
+
+def test_a_data_file_that_is_not_there_is_told_with_the_one_that_is(base: Path) -> None:
+    entry = {"path": str(base.parent / "rosw.jsonl"), "type": "alpaca"}
+    rows = base.parent / "rows.jsonl"
+    rows.write_text("{}")
+    given = {"base_model": str(base), "datasets": [entry]}
+    with pytest.raises(UsageError) as raised:
+        inputs.check_inputs(Config(base.parent / "c.yaml", given))
+    assert raised.value.hint == f"Did you mean {rows}?"
+    entry["path"] = str(base.parent / "no/rows.jsonl")
+    with pytest.raises(UsageError) as raised:
+        inputs.check_inputs(Config(base.parent / "c.yaml", given))
+    assert str(raised.value.hint).startswith(f"There is no folder {base.parent / 'no'}")

@@ -93,3 +93,10 @@ def test_a_quote_that_is_never_closed_is_reported_where_it_begins(tmp_path: Path
     path.write_text('output_dir: run\nbase_model: "model\nadapter: lora\nlora_r: 8\n')
     with pytest.raises(UsageError, match="line 2, column 13"):
         load_config(path)
+
+
+def test_an_unclosed_quote_is_told_where_it_begins_and_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('output_dir: run\noptimizer: "adamw_torch\nseed: 1\n')
+    with pytest.raises(UsageError, match=r"line 2, column 12.*quote.*never closed"):
+        load_config(path)

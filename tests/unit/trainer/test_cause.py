@@ -46,6 +46,14 @@ def test_a_cause_is_told_without_the_name_of_its_class(
     assert "\n" not in text
 
 
+def test_an_entry_that_axolotl_has_validated_is_named_too() -> None:
+    class Entry(BaseModel):
+        path: str
+
+    cfg = {"datasets": [Entry(path="rows.jsonl")]}
+    assert told(KeyError("a"), Phase.DATA, cfg) == "in datasets (rows.jsonl): no column or key 'a'"
+
+
 def test_what_pydantic_refuses_is_told_by_key() -> None:
     class Settings(BaseModel):
         lora_r: int
