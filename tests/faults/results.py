@@ -63,8 +63,10 @@ class Results:
         self._done[key] = list(tries)
         entry = {"key": key, "tries": [asdict(found) for found in self._done[key]]}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        with self._path.open("a+") as stream:
+            stream.seek(0)
+            cut_off = stream.read()[-1:] not in {"", "\n"}
+            stream.write("\n" * cut_off + json.dumps(entry) + "\n")
 
     def tries(self) -> Iterator[Try]:
         for key in sorted(self._done):
