@@ -84,7 +84,7 @@ def table(tries: Iterable[Try]) -> str:
         " | Wrong results | Processes left |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for fault, found in [*by_fault.items(), ("**All**", every)]:
+    for fault, found in [*sorted(by_fault.items()), ("**All**", every)]:
         cells = (
             len(found),
             sum(one.inside for one in found),
