@@ -245,9 +245,11 @@ def written_never(run: Run, config: Path) -> list[Try]:
     """A run whose disk may only be read."""
     found = []
     with read_only(run.path):
-        for words in (*READING, *ASKING, DELETING, ("train", "CONFIG", "--resume", "never")):
+        for words in (*READING, *ASKING, DELETING):
             problem = answers(run, config, [words])
             found.append(Try("run folder read-only", problem=problem, seed=" ".join(words)))
+        problem = command(("train", str(config), "--resume", "never"), run.path.parent)
+        found.append(Try("run folder read-only", problem=problem, seed="train"))
     return found
 
 

@@ -63,8 +63,10 @@ class Results:
         self._done[key] = list(tries)
         entry = {"key": key, "tries": [asdict(found) for found in self._done[key]]}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        with self._path.open("a+") as stream:
+            stream.seek(0)
+            cut_off = stream.read()[-1:] not in {"", "\n"}
+            stream.write("\n" * cut_off + json.dumps(entry) + "\n")
 
     def tries(self) -> Iterator[Try]:
         for key in sorted(self._done):
@@ -82,7 +84,7 @@ def table(tries: Iterable[Try]) -> str:
         " | Wrong results | Processes left |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for fault, found in [*by_fault.items(), ("**All**", every)]:
+    for fault, found in [*sorted(by_fault.items()), ("**All**", every)]:
         cells = (
             len(found),
             sum(one.inside for one in found),
