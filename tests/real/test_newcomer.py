@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def test_each_command_that_is_shown_works_as_it_is_typed(
     merges = shown(unfinished.stderr)
     assert len(merges) == 2
     assert typed(merges[0], project, env).returncode == 0
+    shutil.rmtree(project / "models")  # or the next merge would ask whether to replace it
 
     # The resume shows no change that nobody made, and the end shows how to go on.
     (again,) = shown(output)
