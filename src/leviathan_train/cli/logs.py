@@ -30,7 +30,7 @@ def logs(run: str | None, follow: bool, json: bool) -> None:
     """
     if follow and json:
         raise UsageError("--follow and --json cannot be combined.", "Use one of them.")
-    found = find_run(run, quiet=True)
+    found = find_run(run, quiet=True, live=True)
     session = log.newest_logged(found)
     if json:
         text.document(values.log(found, session, b"".join(log.pieces(session))))

@@ -127,9 +127,11 @@ def fold(text: str, width: int) -> list[str]:
     """A message in lines of at most `width` cells, broken between words.
 
     A command stays in one line, which the terminal breaks: it can be copied whole. What comes
-    before its two spaces, and what comes after four, stands in a line of its own.
+    before its two spaces, and what comes after four, stands in a line of its own. A path at the
+    end stays with the words that say what it is.
     """
-    if len(text) <= width:
+    before, _, last = text.rpartition(" ")
+    if len(text) <= width or ("/" in last and len(before) < width // 2):
         return [text]
     indent = text[: len(text) - len(text.lstrip())]
     room = max(20, width - len(indent))

@@ -95,6 +95,8 @@ def test_a_message_breaks_between_words_and_a_command_stays_whole() -> None:
     assert text.fold("short", 60) == ["short"]
     assert all(len(line) <= 30 for line in text.fold("   " + "some words " * 9, 30))
     assert text.fold("x" * 70, 60) == ["x" * 70], "a path is not cut"
+    saved = f"Checkpoint saved to /{'long/' * 12}run/checkpoint-1501"
+    assert text.fold(saved, 60) == [saved], "nor parted from what it is"
 
 
 def test_while_it_loads_the_seconds_are_told_and_those_of_the_last_time() -> None:
