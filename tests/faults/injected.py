@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,9 @@ CALLS = {
 FIRST, LAST, SAVE_STEPS = 4, 24, 4
 SAVES = 3
 ATTACH = "FAULTS_STRACE"
+"""Environment variable for strace's arguments."""
+BEGUN = "FAULTS_BEGUN"
+"""Environment variable for a file: strace waits until it is there."""
 PR_SET_PTRACER = 0x59616D61
 
 
@@ -123,6 +127,20 @@ def begin(bench: Bench, run: Path) -> tuple[Path, Session]:
 
 def attach() -> None:
     """In the child that trains: let strace watch this process from now on."""
+    if BEGUN not in os.environ:
+        trace()
+        return
+
+    def wait() -> None:  # what Axolotl prints before the plugin lives is not ours to protect
+        while not Path(os.environ[BEGUN]).exists():
+            time.sleep(0.01)
+        trace()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def trace() -> None:
+    """Start strace on this process, and wait until it watches."""
     arguments = json.loads(os.environ[ATTACH])
     tracer = subprocess.Popen(["strace", "-f", "-qq", *arguments, "-p", str(os.getpid())])
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, tracer.pid)
@@ -184,16 +202,14 @@ def training(bench: Bench, forge: Forge, number: int, folder: Path) -> Try:
     error = ERRORS[number % len(ERRORS)]
     inject = f"inject={CALLS[call]}:error={error}"
     if isinstance(where, int):
-        trace, named = ["-e", f"{inject}:when={where}"], f"number {where}"
+        arguments, named = ["-e", f"{inject}:when={where}"], f"number {where}"
     else:
-        trace, named = ["-e", inject, "-P", str(where)], where.name
-    trace += ["-o", str(folder / "trace")]
-    done = forge.train(
-        config,
-        patch=f"{__file__}:{attach.__name__}",
-        LEVIATHAN_SESSION=str(session.path),
-        **{ATTACH: json.dumps(trace)},
-    )
+        arguments, named = ["-e", inject, "-P", str(where)], where.name
+    arguments += ["-o", str(folder / "trace")]
+    env = {"LEVIATHAN_SESSION": str(session.path), ATTACH: json.dumps(arguments)}
+    if what == "the log":
+        env[BEGUN] = str(session.begin_file)
+    done = forge.train(config, patch=f"{__file__}:{attach.__name__}", **env)
     hit = "(INJECTED)" in (folder / "trace").read_text(errors="replace")
     found = outcome(bench, done, session, may_end=may_end)
     if not hit:
