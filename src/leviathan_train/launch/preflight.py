@@ -155,7 +155,7 @@ def _data(config: Config, seconds: float | None) -> Iterator[Finding]:
             yield refusal(Topic.DATA, error)
     local = len(local_datasets(config))
     if local and seconds is None and not found:
-        yield ok(Topic.DATA, f"Every row of the local data can be read ({local}).")
+        yield ok(Topic.DATA, f"Every row can be read (local files: {local}).")
 
 
 def known_keys(
