@@ -102,7 +102,7 @@ class Disk:
         _patiently("mount", *options, str(self._image), str(self.path))
 
     def _unmount(self) -> None:
-        if str(self.path.absolute()) in Path("/proc/mounts").read_text():
+        while str(self.path.absolute()) in Path("/proc/mounts").read_text():
             _patiently("umount", str(self.path))
 
 

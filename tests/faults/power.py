@@ -121,7 +121,8 @@ def cut(made: Disk, instant: str, seed: str, dice: random.Random, prepared: Path
     finally:
         writer.kill()
     made.restore()
-    writer.told = told
+    # What was promised counts up to the cut, what was to be deleted counts whenever it was told.
+    writer.told = told + [one for one in writer.told[len(told) :] if one[0] == "delete"]
     fault = f"power cut on {made.kind}: {instant}"
     if merging:
         problem = model_problem(place, writer, prepared)

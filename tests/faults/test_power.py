@@ -17,7 +17,7 @@ def prepared(tmp_path: Path) -> Path:
     return shapes.make(tmp_path / "prepared", 10)
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs"])  # btrfs cannot always replay its own log
+@pytest.mark.parametrize("kind", ["ext4", pytest.param("xfs", marks=pytest.mark.slow)])
 def test_what_was_sealed_outlives_a_power_cut(kind: str, tmp_path: Path, prepared: Path) -> None:
     if why := disks.missing(kind):
         pytest.skip(why)

@@ -72,6 +72,14 @@ def test_two_pauses_leave_no_trace(
         training_state(run / f"checkpoint-{last}"),
     )
     assert not found, f"seed {seed}, paused at {one} and {two}: {found[:5]}"
+    assert final_loss(run) == final_loss(config.parent / "run"), f"seed {seed}"
+
+
+def final_loss(run: Path) -> float:
+    """The `train_loss` that transformers logs at the end: the mean over all steps."""
+    newest = max((run / ".leviathan/sessions").iterdir())
+    last = (newest / "metrics.jsonl").read_text().splitlines()[-1]
+    return float(json.loads(last)["train_loss"])
 
 
 def count_two_batches_too_many() -> None:

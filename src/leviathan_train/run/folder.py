@@ -104,7 +104,8 @@ class Run:
         """All sessions, oldest first."""
         folder = self.sessions_folder
         try:
-            names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.is_dir()]
         except OSError:
             return []
         return [Session(folder / name) for name in sorted(names, key=_order)]

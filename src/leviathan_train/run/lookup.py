@@ -64,7 +64,8 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
 
 def _below(root: Path) -> list[Run]:
     try:
-        folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
+        with os.scandir(root) as entries:
+            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
     except OSError:
         return []
     return [Run(folder) for folder in folders if is_run(folder)]

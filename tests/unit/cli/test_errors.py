@@ -94,7 +94,7 @@ def test_a_missing_accelerate_is_told(
 def test_a_command_without_a_run_says_what_to_type(
     env: dict[str, str], tmp_path: Path, command: str
 ) -> None:
-    done = leviathan(command, cwd=tmp_path, env=env)
+    done = leviathan(command, cwd=tmp_path, env=env | {"XDG_STATE_HOME": str(tmp_path / "state")})
     assert done.returncode == 2
     assert "leviathan train CONFIG" in done.stderr
 

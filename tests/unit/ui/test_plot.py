@@ -246,7 +246,7 @@ class TestInABrowser:
     def see_that_something_is_drawn(window: browsers.Browser, folder: Path) -> None:
         (folder / "shot.png").write_bytes(window.picture())
         with Image.open(folder / "shot.png") as picture:
-            counts = picture.convert("RGB").getcolors(1 << 24) or []
+            counts: Any = picture.convert("RGB").getcolors(1 << 24) or []
         coloured = sum(number for number, rgb in counts if max(rgb) - min(rgb) > 100)
         assert coloured > 300
 
