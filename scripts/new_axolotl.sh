@@ -35,4 +35,4 @@ if [[ -x $root/.venv/bin/python ]]; then
     diff <("$root/.venv/bin/python" -c "$versions") <("$python" -c "$versions") |
         sed -n 's/^</  -/p; s/^>/  +/p' | grep -E "$known" || true
 fi
-exec "$python" -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m axolotl "$@"
+exec "$python" -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "axolotl or slow" "$@"

@@ -16,12 +16,7 @@ from support.demo import Demo, MakeConfig
 from support.exactness import resumed_at
 from support.forked import Forge
 
-pytestmark = [
-    pytest.mark.train,
-    pytest.mark.slow,
-    pytest.mark.axolotl,
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXACT = (
     *("adamw_torch", "adamw_torch_fused", "adamw_torch_4bit", "adamw_torch_8bit", "adafactor"),
