@@ -79,6 +79,7 @@ def test_rows_are_drawn_in_the_same_order(
     settings = dict(DRAWS[name])
     if any(word in key for key in settings for word in ("pack", "batches")):
         settings |= {"sample_packing": True, "pad_to_sequence_len": True}
+        settings |= {"eval_sample_packing": False}  # too few rows to pack them
     often: dict[str, Any] = {"max_steps": 28, "save_steps": 22, "logging_steps": 3, "num_epochs": 9}
     resumed_at(forge, make_config, tmp_path, 22, **often, **settings)
 
