@@ -41,9 +41,17 @@ def test_a_pause_among_saves_from_four_terminals_is_not_lost(
     config = make_config(tmp_path, **ENDLESS)
     started = start(config, env=env)
     started.step(3)
-    command = {"cwd": tmp_path, "env": env, "stdout": subprocess.PIPE, "text": True}
     words = ["save", "pause", "save", "pause"]
-    asked = [subprocess.Popen([LEVIATHAN, word, "run", "--json"], **command) for word in words]  # type: ignore[call-overload]
+    asked = [
+        subprocess.Popen(
+            [LEVIATHAN, word, "run", "--json"],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for word in words
+    ]
     answers = [json.loads(process.communicate()[0]) for process in asked]
     status, output = started.finish()
     assert status == 75, output

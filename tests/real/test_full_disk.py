@@ -154,11 +154,10 @@ def test_a_pause_that_finds_no_room_keeps_the_last_checkpoint(
     config = make_config(tmp_path, **endless, val_set_size=0, output_dir=str(run))
     started = start(config, env=env, run=run)
     started.wait(lambda s: bool(s.get("last_checkpoint")) and s["phase"] == "training")
-    values = {"cwd": tmp_path, "env": env}
     fill(small_disk)
     started.signal()
     status, output = started.finish()
     assert status == 75, output
     assert "intact" in set(states(run).values())
-    told = leviathan("status", str(run), "--json", **values, check=0)  # type: ignore[arg-type]
+    told = leviathan("status", str(run), "--json", cwd=tmp_path, env=env, check=0)
     assert json.loads(told.stdout)["last_checkpoint"]

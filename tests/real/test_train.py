@@ -268,7 +268,9 @@ def test_until_and_save_minutes_are_kept_by_the_trainer(
     status, output = started.finish()
     assert status == 75, output
     assert len(intact_steps(tmp_path / "run")) >= 2
-    end = json.loads((started.session() / "end.json").read_text())  # type: ignore[operator]
+    session = started.session()
+    assert session
+    end = json.loads((session / "end.json").read_text())
     assert end["why"] == "the end of its time"
 
 

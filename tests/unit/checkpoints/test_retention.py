@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.index import State
 from leviathan_train.checkpoints.retention import Policy, plan
 from leviathan_train.checkpoints.store import Checkpoint, Facts
 from leviathan_train.errors import UsageError
@@ -31,10 +32,13 @@ from support import shapes
 # -- the plan --------------------------------------------------------------------------
 
 
-def checkpoint(step: int, loss: float | None = None, state: str = "intact") -> Checkpoint:
+def checkpoint(step: int, loss: float | None = None, state: State = "intact") -> Checkpoint:
     reason = "optimizer.pt is missing" if state == "damaged" else ""
     facts = Facts(step, eval_loss=loss)
-    return Checkpoint(Path(f"run/checkpoint-{step}"), step, facts, state, reason, 1, 1.0)  # type: ignore[arg-type]
+    return Checkpoint(Path(f"run/checkpoint-{step}"), step, facts, state, reason, 1, 1.0)
+
+
+STATES: tuple[State, ...] = ("intact", "intact", "unsealed", "weights", "damaged")
 
 
 @st.composite
@@ -43,7 +47,7 @@ def runs(draw: st.DrawFn) -> list[Checkpoint]:
     found = []
     for step in steps:
         loss = draw(st.none() | st.sampled_from([0.5, 1.0, 1.5]))
-        state = draw(st.sampled_from(["intact", "intact", "unsealed", "weights", "damaged"]))
+        state = draw(st.sampled_from(STATES))
         tracked = draw(st.none() | st.sampled_from(steps))
         made = checkpoint(step, loss, state)
         found.append(replace(made, facts=replace(made.facts, best_step=tracked)))
