@@ -522,7 +522,7 @@ numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=50)
 @given(
-    facts=st.builds(Facts, step=st.integers(0), loss=numbers, eval_loss=numbers),
+    facts=st.builds(Facts, step=st.integers(0, 1 << 62), loss=numbers, eval_loss=numbers),
     config=st.dictionaries(
         st.text(), st.none() | st.text() | st.integers() | st.lists(st.floats())
     ),
