@@ -16,7 +16,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from support.demo import PLUGIN, ROOT, ROWS, Demo, MakeConfig
-from support.disks import disk_of
+from support.disks import disk_of, mounts_of_our_own
 
 _numbers = itertools.count()
 
@@ -27,6 +27,9 @@ settings.load_profile("any")
 # A job that a script starts with `&` ignores SIGINT, and so would every child of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What a killed run of the tests had mounted goes with it.
+mounts_of_our_own()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -123,7 +123,8 @@ class Chain:
             if started.process.poll() is not None:
                 raise Ended
             return
-        step = self._step + self._dice.randint(1, 2 * SAVE_STEPS)
+        # At the last step there is nothing left to kill.
+        step = min(self._step + self._dice.randint(1, 2 * SAVE_STEPS), self._last - 2)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             session = started.session()

@@ -10,7 +10,7 @@ from faults import bench
 from faults.kills import Chain
 from faults.results import Results, Try, table
 
-LAST = 20
+LAST = 40
 
 
 @pytest.mark.train
