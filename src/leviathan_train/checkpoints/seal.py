@@ -119,9 +119,17 @@ def read(path: Path) -> Seal:
         FaultError: there is none, or it is not as it was written.
     """
     try:
-        text = read_bytes(path / SEAL)
+        return parse(read_bytes(path / SEAL))
     except OSError as error:
         raise FaultError(unreadable(SEAL, error)) from None
+
+
+def parse(text: bytes) -> Seal:
+    """The seal that a text holds, every byte of it proved.
+
+    Raises:
+        FaultError: it is not as it was written.
+    """
     try:
         value = json.loads(text)
         seal = Seal.from_json(value)

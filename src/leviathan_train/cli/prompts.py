@@ -86,6 +86,9 @@ class TerminalDialog:
                 return answer
             self.tell("Nothing was deleted.")
 
+    def ask_fetch(self, what: str, place: str) -> bool:
+        return confirm(f"Fetch {what} from {place}, and resume from it?")
+
     def ask_trust(self) -> bool:
         return confirm("Resume from it?")
 

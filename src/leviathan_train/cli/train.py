@@ -70,6 +70,12 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
     help="Run COMMAND in a shell, once, when this command ends, however it ends. LEVIATHAN_RUN,"
     " _PATH, _STATUS, _END, _STEP and _WHY in its environment tell how.",
 )
+@click.option(
+    "--mirror",
+    metavar="URL",
+    help="Copy each checkpoint there, and fetch a newer one from there: s3://, gs://, az://, hf://,"
+    " sftp:// or a folder. In the config: leviathan_mirror.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, print the command, start nothing.")
 @click.pass_context
 def train(
@@ -84,6 +90,7 @@ def train(
     window: str | None,
     max_restarts: int,
     on_end: str | None,
+    mirror: str | None,
     dry_run: bool,
     accelerate_args: tuple[str, ...],
 ) -> int:
@@ -101,7 +108,7 @@ def train(
         raise UsageError("--on-end is empty.", "Example:  --on-end 'mail -s \"$LEVIATHAN_END\" me'")
     again = typed(ctx, without=_ONLY_ONCE)
     screen = Screen()
-    options = Options(again, choice, yes, grace, accelerate_args)
+    options = Options(again, choice, yes, grace, accelerate_args, mirror)
     starter = Starter(cfg, options, TerminalDialog(screen))
     starter.check()
     plan = starter.plan(dry_run=dry_run)

@@ -26,3 +26,10 @@ class LeviathanArgs(BaseModel):
     leviathan_keep_every: int | None = Field(
         default=None, ge=1, description="Keep each checkpoint whose step is a multiple of this."
     )
+    leviathan_mirror: str | None = Field(
+        default=None,
+        description="Copy each checkpoint there: a URL, or a command with {path} in it.",
+    )
+    leviathan_mirror_keep: int | None = Field(
+        default=None, ge=1, description="Keep the newest N copies there, and the best."
+    )

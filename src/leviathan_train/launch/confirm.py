@@ -64,6 +64,9 @@ class Dialog(Protocol):
     def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
         """Ask whether to resume from `checkpoint`; `found` is what `delete` would delete."""
 
+    def ask_fetch(self, what: str, place: str) -> bool:
+        """Ask whether to fetch a checkpoint from another place, and resume from it."""
+
     def ask_trust(self) -> bool:
         """Ask whether to resume from a checkpoint that this run did not write."""
 

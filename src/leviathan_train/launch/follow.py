@@ -10,10 +10,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from leviathan_train.checkpoints.store import step_of
-from leviathan_train.config.redact import is_secret
+from leviathan_train.config.redact import is_secret, redact
 from leviathan_train.launch import requests
 from leviathan_train.launch.activity import Activity, Feed
 from leviathan_train.launch.command import Plan, build_env
@@ -81,7 +81,7 @@ def _shown(argument: str) -> str:
     """A part of the command as it may be recorded."""
     key, equals, value = argument.partition("=")
     name = key.rpartition("__")[2].lstrip("-")
-    return f"{key}=[redacted]" if equals and value and is_secret(name) else argument
+    return f"{key}=[redacted]" if equals and value and is_secret(name) else str(redact(argument))
 
 
 def noted_signals() -> NotedSignals:
@@ -98,6 +98,9 @@ class Training:
     Args:
         on_line: called with each line meant for the screen.
         on_activity: called with what the run does, some times a second.
+
+    Attributes:
+        news: further lines for the screen, asked for some times a second.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Training:
         self.plan = plan
         self.session = session
         self.log = plan.run.logs / f"training_{session.id}.log"
+        self.news: Callable[[], Iterable[str]] = tuple
         self._on_line = on_line
         self._on_activity = on_activity
         self._signals = signals
@@ -221,6 +225,8 @@ class Training:
 
     def _show(self) -> None:
         for line in self._screen.new():
+            self._on_line(line)
+        for line in self.news():
             self._on_line(line)
         self._on_activity(self._feed.look())
 

@@ -19,13 +19,24 @@ from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.changes import Change, changes_since
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
-from leviathan_train.launch import command, confirm, follow, outcome, preflight, resume
+from leviathan_train.launch import (
+    command,
+    confirm,
+    follow,
+    mirrored,
+    outcome,
+    preflight,
+    resume,
+)
 from leviathan_train.launch.command import Plan, Typed
 from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.findings import Finding, Level, Topic
+from leviathan_train.launch.mirrored import Copying, Mirror
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.schedule import TimeLimit, supervise
 from leviathan_train.launch.window import Window, wait_for_window
+from leviathan_train.mirror import client
+from leviathan_train.mirror.place import place_of
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
@@ -45,6 +56,7 @@ class Options:
         yes: answer every question with yes.
         grace: see `command.Plan`.
         accelerate: arguments for `accelerate launch`.
+        mirror: the text of `--mirror`.
     """
 
     typed: Typed
@@ -52,6 +64,7 @@ class Options:
     yes: bool = False
     grace: float = PAUSE_GRACE
     accelerate: tuple[str, ...] = ()
+    mirror: str | None = None
 
 
 class Starter:
@@ -63,6 +76,8 @@ class Starter:
         self._options = options
         self._dialog = dialog
         self._is_new = not self.run.path.exists()
+        place = place_of(self.run, config.values, options.mirror)
+        self._mirror = Mirror(place, client.policy_of(config.values)) if place else None
 
     def check(self) -> None:
         """Check what needs no look at the run's checkpoints; warnings are told.
@@ -109,6 +124,11 @@ class Starter:
         choice = options.resume if first else "auto"
         if choice == "ask" and (options.yes or not self._dialog.interactive):
             choice = "auto"
+        if first and self._mirror and not self.config.resume_from_checkpoint:
+            to_fetch = mirrored.fetch_newer
+            choice = to_fetch(
+                self._mirror, run, choice, self._dialog, yes=options.yes, dry_run=dry_run
+            )
         found = checkpoints.scan(run)
         offer = resume.choose(run, self.config, choice, found)
         if choice in {"ask", "auto"} and self._is_finished(found):
@@ -151,10 +171,18 @@ class Starter:
             training = follow.Training(plan, session, signals, dialog.tell, dialog.show_progress)
             dialog.tell(f"Log: {training.log}")
             training.start()
+            copying = None
+            if self._mirror:
+                copying = Copying(self._mirror, self.run, session, plan.offer.step)
+            if copying:
+                training.news = copying.news
             try:
-                return training.follow()
+                end = training.follow()
             finally:
                 dialog.end_progress()
+            if copying:
+                copying.finish(dialog.tell, lambda: bool(signals.take()))
+            return end
 
     def train_all(
         self,

@@ -5,6 +5,7 @@ The command line and the trainer meet only here, through files in the run's fold
     <run>/.leviathan/lock                        held while a session is being opened
     <run>/.leviathan/saves                       one line for each save begun under the plugin
     <run>/.leviathan/verified/                   what was already verified, one file a checkpoint
+    <run>/.leviathan/mirror/                     of the process that copies checkpoints elsewhere
     <run>/.leviathan/sessions/<id>/launch.json   who started it, with what
     <run>/.leviathan/sessions/<id>/begin.json    where training began
     <run>/.leviathan/sessions/<id>/status.json   the trainer, at most once a second
@@ -26,8 +27,8 @@ from datetime import datetime
 from pathlib import Path
 
 from leviathan_train.errors import Busy, LeviathanError
-from leviathan_train.run import index, liveness
-from leviathan_train.run.records import PROTOCOL, Launch
+from leviathan_train.run import index, liveness, records
+from leviathan_train.run.records import PROTOCOL, Launch, MirrorState
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import read_bytes, write_json
@@ -78,6 +79,20 @@ class Run:
     @property
     def verified(self) -> Path:
         return self.records / "verified"
+
+    @property
+    def mirror_folder(self) -> Path:
+        return self.records / "mirror"
+
+    @property
+    def mirror_file(self) -> Path:
+        """What the process that copies checkpoints elsewhere tells."""
+        return self.mirror_folder / "state.json"
+
+    @property
+    def mirror(self) -> MirrorState | None:
+        """What that process last told; None if there never was one."""
+        return records.read(MirrorState, self.mirror_file)
 
     def checkpoint(self, step: int) -> Path:
         return self.path / f"checkpoint-{step}"

@@ -62,6 +62,25 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
     raise UsageError(f"No run {target!r}: no such folder or config, and no run of this name.", hint)
 
 
+def find_or_new(target: str | None, root: Path = TRAINING_ROOT) -> Run:
+    """As `find`; what is a config or a plain name may mean a run that is not here yet.
+
+    Raises:
+        UsageError: it means two things, or cannot be the name of a run.
+    """
+    if target is None:
+        return find(None, root)
+    path = Path(target)
+    if path.is_file() and path.suffix in {".yml", ".yaml"}:
+        return find(target, root)
+    try:
+        return find(target, root)
+    except UsageError:
+        if not target or path.exists() or "\0" in target or len(path.name) > 255:
+            raise
+        return Run(path if "/" in target else root / target)
+
+
 def _below(root: Path) -> list[Run]:
     try:
         with os.scandir(root) as entries:

@@ -244,6 +244,34 @@ class Begin:
 
 
 @dataclass(frozen=True)
+class MirrorState:
+    """What the process that copies checkpoints elsewhere last told.
+
+    Attributes:
+        url: where to, without credentials.
+        pid: of the process, on `host`.
+        copies: what is whole there: step, colon, beginning of the SHA-256 of its seal.
+        copying: name of the checkpoint that is being copied.
+        trouble: why the last try failed; empty while all is well.
+        since: when that began, seconds since the epoch.
+        other: who else writes there, so that nothing is copied meanwhile.
+        done: whether nothing is left to copy.
+        at: when this was told, seconds since the epoch.
+    """
+
+    url: str = ""
+    pid: int = 0
+    host: str = ""
+    copies: tuple[str, ...] = ()
+    copying: str | None = None
+    trouble: str = ""
+    since: float | None = None
+    other: str = ""
+    done: bool = False
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the log looks like across a resume.
 
@@ -255,7 +283,7 @@ class Verdict:
     cause: str = ""
 
 
-Record = TypeVar("Record", Status, Request, Answer, End, Launch, Begin, Verdict)
+Record = TypeVar("Record", Status, Request, Answer, End, Launch, Begin, MirrorState, Verdict)
 
 
 def read(kind: type[Record], path: Path) -> Record | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from leviathan_train.system import signs
 from leviathan_train.system.units import clock, duration, size
-from leviathan_train.ui.text import count, number, plain, table
+from leviathan_train.ui.text import count, mirror, number, plain, table
 
 
 def listing(value: Any) -> None:
@@ -40,6 +40,8 @@ def listing(value: Any) -> None:
         aside = size(value["superseded_bytes"])
         print(f"\nSet aside: {aside}  (cleanup --superseded deletes it)")
     print(f"\nTotal size: {size(value['total_bytes'])}")
+    if value["mirror"]:
+        print(f"Mirror: {mirror(value['mirror'])}")
 
 
 def _measured_there(item: Any) -> bool:

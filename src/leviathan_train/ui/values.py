@@ -33,6 +33,23 @@ def listing(run: Run, found: Sequence[Checkpoint]) -> Value:
         "checkpoints": [row(item, newest, best) for item in found],
         "total_bytes": sum(item.bytes for item in found),
         "superseded_bytes": folder_bytes(run.superseded),
+        "mirror": mirror(run),
+    }
+
+
+def mirror(run: Run) -> Value | None:
+    """What was last told of the copies elsewhere; None if there never was one."""
+    state = run.mirror
+    if state is None:
+        return None
+    return {
+        "url": state.url,
+        "steps": [int(step) for copy in state.copies if (step := copy.partition(":")[0]).isdigit()],
+        "copying": state.copying,
+        "trouble": state.trouble or None,
+        "other": state.other or None,
+        "since": state.since,
+        "at": state.at,
     }
 
 
@@ -165,6 +182,7 @@ def status(now: Activity) -> Value:
         "session": now.session.id if now.session else None,
         "end": asdict(now.end) if now.end else None,
         "pausing": now.asked is not None,
+        "mirror": mirror(now.run),
     }
     shown: Value = finite(value)
     return shown

@@ -37,6 +37,7 @@ class Scripted:
 
     resume: ResumeAnswer = ResumeAnswer.YES
     changes: bool = True
+    fetch: bool = True
     trust: bool = True
     rows: RowsAnswer = RowsAnswer.KEEP
     interactive: bool = True
@@ -62,6 +63,10 @@ class Scripted:
     def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
         self.asked.append(checkpoint.name)
         return self.resume
+
+    def ask_fetch(self, what: str, place: str) -> bool:
+        self.asked.append(f"fetch {what}")
+        return self.fetch
 
     def ask_trust(self) -> bool:
         self.asked.append("trust")

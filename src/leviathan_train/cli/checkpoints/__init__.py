@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +16,9 @@ from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.cli import EXIT_STATUS, LazyGroup, complete
 from leviathan_train.errors import Declined, UsageError
 from leviathan_train.run.folder import Run
+
+if TYPE_CHECKING:
+    from leviathan_train.mirror.place import Place
 
 _MODULES = {
     "list": "list",
@@ -22,6 +29,8 @@ _MODULES = {
     "cleanup": "cleanup",
     "export": "export",
     "reseal": "reseal",
+    "push": "push",
+    "pull": "pull",
 }
 
 
@@ -31,7 +40,7 @@ _MODULES = {
     epilog=EXIT_STATUS,
 )
 def checkpoints() -> None:
-    """List, verify, export and clean up a run's checkpoints."""
+    """List, verify, export, copy and clean up a run's checkpoints."""
 
 
 step_option = click.option(
@@ -40,6 +49,38 @@ step_option = click.option(
     help="Only the checkpoint of this step.",
     shell_complete=complete.steps,
 )
+
+
+mirror_option = click.option(
+    "--mirror",
+    metavar="URL",
+    help="Where the copies are; otherwise what the run's config names, or its last training did.",
+)
+
+
+def mirror_of(run: Run, option: str | None) -> Place:
+    """The place that `--mirror` names, or the run's config, or the last training of the run.
+
+    Raises:
+        UsageError: none of them does.
+    """
+    from leviathan_train.config.load import load_config
+    from leviathan_train.mirror.place import place_of
+
+    values: Mapping[str, Any] = {}
+    session = run.session()
+    if option is None and session:
+        with contextlib.suppress(UsageError):
+            launch = session.launch
+            values = load_config(Path(launch.cwd, launch.config)).values
+    if option is None and not values.get("leviathan_mirror") and run.mirror:
+        option = run.mirror.url
+    if place := place_of(run, values, option):
+        return place
+    raise UsageError(
+        f"{run.name} has no mirror.",
+        "Name one with:  --mirror URL    or in the config:  leviathan_mirror: URL",
+    )
 
 
 def scan(run: Run, read: store.Read) -> list[Checkpoint]:

@@ -1,0 +1,187 @@
+"""A training whose checkpoints are copied elsewhere: what is fetched before, and sent after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.retention import Policy
+from leviathan_train.errors import Declined, LeviathanError
+from leviathan_train.launch import resume
+from leviathan_train.launch.confirm import Dialog
+from leviathan_train.mirror import client
+from leviathan_train.mirror.copies import Copy, to_fetch
+from leviathan_train.mirror.place import Place
+from leviathan_train.mirror.sealed import Sealed, named, set_aside, sha_of
+from leviathan_train.mirror.trouble import MirrorError
+from leviathan_train.run.folder import Run
+from leviathan_train.run.lookup import in_command
+from leviathan_train.run.session import Session
+from leviathan_train.system import units
+
+_POLL = 0.1
+_TELL_EVERY = 10.0
+_PATIENCE = 30.0
+"""Seconds for which the end of a command waits for a place that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where a run's checkpoints are copied to, and what stays there."""
+
+    place: Place
+    keep: Policy | None = None
+
+
+def fetch_newer(
+    mirror: Mirror, run: Run, choice: str, dialog: Dialog, *, yes: bool, dry_run: bool
+) -> str:
+    """Fetch what a start resumes from, where the mirror has it and the run has not.
+
+    Args:
+        choice: see `resume.choose`.
+        yes: fetch without a question.
+        dry_run: only say what would be fetched.
+
+    Returns:
+        The choice to go on with: what was agreed to here is not asked again.
+
+    Raises:
+        Declined: the user said no.
+        LeviathanError: nothing could be fetched, and the run itself has nothing to resume from.
+    """
+    place = mirror.place
+    local = store.scan(run, store.Read.NOTHING)
+    has_own = store.latest(local) is not None
+    try:
+        copies, other = client.look(place, run)
+    except MirrorError as error:
+        if not has_own and choice != "never":
+            hint = f"{error.hint} Start without what may be there:  --resume never"
+            raise MirrorError(error.message, error.trouble, hint) from None
+        dialog.tell(f"⚠️  {error.message} Training goes on; the copies are tried again.")
+        return choice
+    if other:
+        dialog.tell(
+            f"⚠️  {other} wrote at the mirror {place.shown} within the last minutes. If this run"
+            " trains there, too, stop one of them: nothing is copied from here meanwhile."
+        )
+    wanted = to_fetch(choice, local, copies, set_aside(run))
+    if not wanted:
+        return choice
+    first = f"{wanted[0].name} ({units.size(wanted[0].bytes)})"
+    if dry_run:
+        dialog.tell(f"{first} would be fetched from {place.shown}.")
+        return choice
+    if choice == "ask" and dialog.interactive and not yes:
+        if not dialog.ask_fetch(first, place.shown):
+            raise Declined("Nothing was changed.", "Start over without it:  --resume never")
+        choice = "auto"
+    for number, copy in enumerate(wanted):
+        try:
+            dialog.tell(f"Fetching {copy.name} ({units.size(copy.bytes)}) from {place.shown}...")
+            began = time.monotonic()
+            path = fetch(place, run, copy, local, dialog.tell)
+            seconds = units.duration(time.monotonic() - began)
+            dialog.tell(f"✅ Fetched and verified {path.name} ({seconds})")
+        except MirrorError:
+            raise
+        except LeviathanError as error:
+            if "not what was sealed" not in error.message or number == len(wanted) - 1:
+                raise
+            dialog.tell(f"⚠️  {error.message} The one before it is fetched.")
+        else:
+            break
+    return choice
+
+
+def fetch(
+    place: Place,
+    run: Run,
+    copy: Copy,
+    local: Sequence[store.Checkpoint],
+    tell: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Fetch a copy; a damaged checkpoint of the same step is set aside first.
+
+    Args:
+        local: the run's own checkpoints.
+        tell: called every ten seconds with how far it is.
+
+    Raises:
+        LeviathanError: see `mirror.fetch.fetch`.
+    """
+    resume.set_aside(run, [item for item in local if item.step == copy.step and not item.intact])
+    shown_at = time.monotonic()
+
+    def on_bytes(done: int) -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at > _TELL_EVERY:
+            shown_at = time.monotonic()
+            tell(f"   {units.size(done)} of {units.size(copy.bytes)}")
+
+    return client.pull(place, run, copy, on_bytes)
+
+
+class Copying:
+    """The process that copies what a session saves, as the command line sees it."""
+
+    def __init__(self, mirror: Mirror, run: Run, session: Session, resumed_at: int) -> None:
+        self._place = mirror.place
+        self._run = run
+        self._trouble = ""
+        self._process = client.start(mirror.place, run, mirror.keep, session, resumed_at)
+
+    def news(self) -> Iterator[str]:
+        """What changed since the last call: trouble, or its end."""
+        state = self._run.mirror
+        trouble = client.trouble_of(state)
+        if trouble == self._trouble or state is None or state.url != self._place.shown:
+            return
+        self._trouble = trouble
+        if trouble:
+            yield f"⚠️  Not copied to the mirror: {trouble}. Training goes on."
+        else:
+            yield f"✅ The mirror {self._place.shown} is reached again."
+
+    def finish(self, tell: Callable[[str], None], is_told_to_end: Callable[[], bool]) -> None:
+        """Wait until the last checkpoint is copied; a signal, or trouble that stays, ends that.
+
+        What is not copied yet goes on in the process of its own.
+        """
+        texts = Sealed(self._run).texts()
+        if not texts:
+            return
+        step = max(texts)
+        newest = named(step, sha_of(texts[step]))
+        name, shown, told = f"checkpoint-{step}", self._place.shown, False
+        deadline = time.monotonic() + _PATIENCE
+        while not self._has(newest):
+            state = self._run.mirror
+            trouble = client.trouble_of(state)
+            if self._process.poll() is not None or is_told_to_end():
+                break
+            if not trouble:
+                deadline = time.monotonic() + _PATIENCE
+                if not told and state and state.copying:
+                    tell(f"Copying {name} to {shown}... (Ctrl+C: it goes on in the background)")
+                    told = True
+            elif time.monotonic() > deadline:
+                break
+            time.sleep(_POLL)
+        if self._has(newest):
+            tell(f"✅ {name} is at {shown}")
+            return
+        why = client.trouble_of(self._run.mirror)
+        more = f": {why}" if why else ""
+        tell(
+            f"⚠️  {name} is not at {shown} yet{more}. Copy it by hand:"
+            f"  leviathan checkpoints push {in_command(self._run)}"
+        )
+
+    def _has(self, copy: str) -> bool:
+        state = self._run.mirror
+        return bool(state and state.url == self._place.shown and copy in state.copies)

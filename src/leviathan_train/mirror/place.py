@@ -1,0 +1,87 @@
+"""Where the copies go: a URL that fsspec opens, or a command of the user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leviathan_train.config.redact import redact
+from leviathan_train.errors import UsageError
+from leviathan_train.run.folder import Run
+
+URL_ENV = "LEVIATHAN_MIRROR_URL"
+"""Environment variable that carries the place to the mirror's process: an argument could be
+read by everybody on the machine, and a URL may hold a password."""
+
+_FIELDS = re.compile(r"\{(\w*)\}")
+_KNOWN_FIELDS = frozenset({"path", "run", "name"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place for the copies of one run.
+
+    Attributes:
+        url: a URL such as `s3://bucket/runs`, or a command with `{path}` in it.
+        run: the name of the run, a folder below the URL.
+    """
+
+    url: str
+    run: str
+
+    @property
+    def is_command(self) -> bool:
+        """Whether a command copies; nothing can be looked up or fetched there."""
+        return bool(_FIELDS.search(self.url))
+
+    @property
+    def shown(self) -> str:
+        """The place as it may be shown and recorded: without credentials."""
+        return str(redact(self.url))
+
+    def command(self, path: Path) -> str:
+        """The command that copies the checkpoint at `path`."""
+        import shlex
+
+        values = {"path": str(path), "run": self.run, "name": path.name}
+        return _FIELDS.sub(lambda match: shlex.quote(values[match[1]]), self.url)
+
+
+def place_of(run: Run, values: Mapping[str, Any], option: str | None = None) -> Place | None:
+    """The place that `--mirror` or `leviathan_mirror` names; None if neither does.
+
+    Args:
+        values: the config.
+        option: the text of `--mirror`; it wins over the config.
+
+    Raises:
+        UsageError: it is no place.
+    """
+    found = option if option is not None else values.get("leviathan_mirror")
+    if found is None or found is False:
+        return None
+    named = "--mirror" if option is not None else "leviathan_mirror"
+    if not isinstance(found, str) or not found.strip():
+        raise UsageError(f"{named} is empty.", f"Example:  {named} s3://bucket/runs")
+    text = found.strip()
+    fields = set(_FIELDS.findall(text))
+    if fields:
+        if "path" not in fields or fields - _KNOWN_FIELDS:
+            raise UsageError(
+                f"{named}: a command needs {{path}}, and may have {{run}} and {{name}}.",
+                "Example:  rclone copy {path} remote:{run}/{name}",
+            )
+        return Place(text, run.name)
+    if "://" not in text:
+        text = f"file://{Path(text).expanduser().absolute()}"
+    if text.startswith("file://"):
+        target = Path(text.removeprefix("file://")).resolve() / run.name
+        if target == run.path.resolve() or run.path.resolve() in target.parents:
+            raise UsageError(
+                f"{named}: {target} is the run itself, not another place.",
+                "Name a folder on another disk.",
+            )
+    return Place(text.rstrip("/"), run.name)

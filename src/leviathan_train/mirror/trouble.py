@@ -1,0 +1,89 @@
+"""What goes wrong with a place, by kind: the libraries of the stores have no errors in common."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+
+from leviathan_train.errors import FAILED, USAGE, LeviathanError
+from leviathan_train.mirror.place import Place
+
+
+class Trouble(StrEnum):
+    """Why a place could not be used."""
+
+    UNREACHABLE = "unreachable"
+    DENIED = "denied"
+    MISSING = "missing"
+    """The bucket, or the host, is not there."""
+    FULL = "full"
+    PACKAGE = "package"
+    """The library for its protocol is not installed, or there is none."""
+    DIFFERS = "differs"
+    """What was read back is not what was written."""
+
+
+_HINTS = {
+    Trouble.UNREACHABLE: "It is tried again; check the network and the address.",
+    Trouble.DENIED: "Check the credentials in the environment, and what they may do there.",
+    Trouble.MISSING: "Check the name; a bucket is not created here.",
+    Trouble.FULL: "Free some space there, or set leviathan_mirror_keep.",
+    Trouble.PACKAGE: "Known are s3://, gs://, az://, hf://, file://, and with the package paramiko"
+    " sftp://.",
+    Trouble.DIFFERS: "It is copied again.",
+}
+_DENIED = re.compile(
+    r"credential|denied|forbidden|unauthori[sz]ed|\b40[13]\b|InvalidAccessKey|SignatureDoesNotMatch"
+    r"|authentication",
+    re.IGNORECASE,
+)
+_MISSING = re.compile(r"bucket|container|repository not found", re.IGNORECASE)
+_PACKAGES = re.compile(r"protocol not known|is not installed|^install ", re.IGNORECASE)
+
+
+class MirrorError(LeviathanError):
+    """A place could not be used.
+
+    Attributes:
+        trouble: why, for decisions.
+    """
+
+    def __init__(self, message: str, trouble: Trouble, hint: str | None = None) -> None:
+        super().__init__(message, hint or _HINTS[trouble])
+        self.trouble = trouble
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """What a user must change is a usage error; what may pass by itself is a failure."""
+        wrong = {Trouble.DENIED, Trouble.MISSING, Trouble.PACKAGE}
+        return USAGE if self.trouble in wrong else FAILED
+
+
+@contextlib.contextmanager
+def told(place: Place) -> Iterator[None]:
+    """Tell any error of a store's library as a `MirrorError`."""
+    try:
+        yield
+    except LeviathanError:
+        raise
+    except Exception as error:
+        trouble = _kind(error)
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise MirrorError(f"The mirror {place.shown}: {words[:300]}", trouble) from error
+
+
+def _kind(error: Exception) -> Trouble:
+    text = f"{type(error).__name__} {error}"
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, ImportError) or _PACKAGES.search(str(error)):
+        return Trouble.PACKAGE
+    if number in {errno.ENOSPC, errno.EDQUOT}:
+        return Trouble.FULL
+    if isinstance(error, PermissionError) or number == errno.EROFS or _DENIED.search(text):
+        return Trouble.DENIED
+    if isinstance(error, FileNotFoundError) or _MISSING.search(text):
+        return Trouble.MISSING
+    return Trouble.UNREACHABLE
