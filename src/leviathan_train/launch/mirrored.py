@@ -24,8 +24,8 @@ from leviathan_train.system import units
 
 _POLL = 0.1
 _TELL_EVERY = 10.0
-_PATIENCE = 30.0
-"""Seconds for which the end of a command waits for a place that cannot be used."""
+_PATIENCE, _LONGEST = 30.0, 600.0
+"""Seconds for which the end of a command waits for a place that cannot be used, and for any."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,9 @@ class Copying:
         step = max(texts)
         newest = named(step, sha_of(texts[step]))
         name, shown, told = f"checkpoint-{step}", self._place.shown, False
-        deadline = time.monotonic() + _PATIENCE
-        while not self._has(newest):
+        began = time.monotonic()
+        deadline = began + _PATIENCE
+        while not self._has(newest) and time.monotonic() < began + _LONGEST:
             state = self._run.mirror
             trouble = client.trouble_of(state)
             if self._process.poll() is not None or is_told_to_end():

@@ -6,7 +6,6 @@ that somebody waits for.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -144,8 +143,11 @@ def _ask(
 ) -> dict[str, Any]:
     """Run a job to its answer; each line that comes before it is an event."""
     reader, writer = os.pipe()  # stdout is no channel: libraries write to it
-    with contextlib.closing(os.fdopen(reader)) as lines:
-        child = subprocess.Popen(
+    answer: dict[str, Any] | None = None
+    errors: list[str] = []
+    with (
+        os.fdopen(reader) as lines,
+        subprocess.Popen(
             [*argv, "--events", str(writer)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -154,15 +156,14 @@ def _ask(
             env=_env(place),
             pass_fds=[writer],
             start_new_session=True,
-        )
+        ) as child,
+    ):
         os.close(writer)
         timer = threading.Timer(patience or 0.0, child.kill)
+        drain = threading.Thread(target=lambda: errors.extend(child.stderr or ()))
+        drain.start()
         if patience is not None:
             timer.start()
-        answer: dict[str, Any] | None = None
-        errors: list[str] = []
-        drain = threading.Thread(target=lambda: errors.extend(child.stderr or ()), daemon=True)
-        drain.start()
         try:
             for line in lines:
                 event = json.loads(line)
@@ -174,8 +175,7 @@ def _ask(
         finally:
             timer.cancel()
             child.kill()
-            child.wait()
-            drain.join(1.0)
+            drain.join()
     if answer is None:
         if patience is not None and child.returncode == -9:
             why = f"it did not answer within {patience:.0f} s"

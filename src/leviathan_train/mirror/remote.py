@@ -69,7 +69,7 @@ class Remote:
     def __init__(self, place: Place) -> None:
         self.place = place
         with told(place):
-            self._fs, root = fsspec.url_to_fs(place.url, use_listings_cache=False)
+            self._fs, root = fsspec.url_to_fs(place.url)
         protocols = self._fs.protocol
         names = {protocols} if isinstance(protocols, str) else set(protocols)
         self._has_folders = bool(names & _WITH_FOLDERS)
@@ -177,6 +177,7 @@ class Remote:
     def _is_there(self, target: str, size: int, md5: str) -> bool:
         """Whether a file of this content is there for sure: the store itself gives its MD5."""
         try:
+            self._fs.invalidate_cache()
             info = self._fs.info(target)
         except FileNotFoundError:
             return False

@@ -44,6 +44,5 @@ def push(run: str | None, step: str | None, mirror: str | None, yes: bool) -> No
         lambda name: print(f"Copying {name} to {place.shown}...", flush=True),
         replace=yes,
     )
-    print(
-        f"{count(len(names), 'checkpoint')} copied; {len(whole) - len(names)} were there already."
-    )
+    there = len(whole) - len(names)
+    print(f"{count(len(names), 'checkpoint')} copied, {there} there already.")
