@@ -257,7 +257,7 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere_as_if_nothing_had_been(
     started.step(11)
     place = Place(url, "run")
     deadline = time.monotonic() + 120
-    while not client.look(place, Run(here))[0]:
+    while not any(copy.state is CopyState.WHOLE for copy in client.look(place, Run(here))[0]):
         assert time.monotonic() < deadline
     _the_machine_is_gone(here)
     started.finish()
@@ -265,15 +265,17 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere_as_if_nothing_had_been(
     output = train(made.config, "--set", f"output_dir={there}", *to_run, env=env, run=there)
     assert "Fetched and verified checkpoint-" in output
     assert "✅ Same rows in the same order" in output
-    assert f"✅ checkpoint-40 is at {url}" in output
+    assert "writes there, too; nothing is copied until that ends" in output
+    push(Run(there), url)
     assert made.wrong(Run(there).path) == []
     assert store.latest(store.scan(Run(there))).step == 40  # type: ignore[union-attr]
-    secret = os.environ["AWS_SECRET_ACCESS_KEY"] + "-secret"
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     assert not _mentions(there, secret)
     listed = json.loads(
         leviathan("checkpoints", "list", there, "--json", cwd=tmp_path, env=env, check=0).stdout
     )
-    assert 40 in listed["mirror"]["steps"] and listed["mirror"]["url"] == url
+    assert listed["mirror"]["url"] == url and "here/run" in listed["mirror"]["other"]
+    assert 40 in {copy.step for copy in client.look(place, Run(there))[0]}
 
 
 def _the_machine_is_gone(run: Path) -> None:

@@ -48,8 +48,8 @@ def s3(folder: Path, *, port: int = 0) -> Iterator[Server]:
     port = port or free_port()
     env = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_ACCESS_KEY_ID": "AKIATESTS",
+        "AWS_SECRET_ACCESS_KEY": "not-to-be-found-anywhere",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }

@@ -115,7 +115,7 @@ class Training:
         self.session = session
         self.log = plan.run.logs / f"training_{session.id}.log"
         self.news: Callable[[], Iterable[str]] = tuple
-        self._on_line = on_line
+        self.tell = on_line
         self._on_activity = on_activity
         self._signals = signals
         self._interrupts = 0
@@ -190,12 +190,12 @@ class Training:
         status = self.session.status
         first = status and status.step == 0 and status.phase is Phase.EVALUATING
         if status is None or first or status.phase in BEFORE_TRAINING:
-            self._on_line("Stopping: training has not begun.")
+            self.tell("Stopping: training has not begun.")
             if status is None:  # still importing; it could not hear us for seconds
                 self._kill(by, cause, kind=Ending.STOPPED)
         else:
             again = f" ({self._second_interrupt(status)})" if cause is Cause.PERSON else ""
-            self._on_line(f"Saving checkpoint...{again}")
+            self.tell(f"Saving checkpoint...{again}")
 
     def _second_interrupt(self, status: Status) -> str:
         """What the second Ctrl+C would do."""
@@ -225,9 +225,9 @@ class Training:
 
     def _show(self) -> None:
         for line in self._screen.new():
-            self._on_line(line)
+            self.tell(line)
         for line in self.news():
-            self._on_line(line)
+            self.tell(line)
         self._on_activity(self._feed.look())
 
     def _close(self) -> End:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.errors import Declined, LeviathanError
 from leviathan_train.launch import resume
 from leviathan_train.launch.confirm import Dialog
+from leviathan_train.launch.follow import Training
 from leviathan_train.mirror import client
 from leviathan_train.mirror.copies import Copy, to_fetch
-from leviathan_train.mirror.place import Place
+from leviathan_train.mirror.place import Place, place_of
 from leviathan_train.mirror.sealed import Sealed, named, set_aside, sha_of
 from leviathan_train.mirror.trouble import MirrorError
 from leviathan_train.run.folder import Run
@@ -34,6 +37,16 @@ class Mirror:
 
     place: Place
     keep: Policy | None = None
+
+    @classmethod
+    def of(cls, run: Run, values: Mapping[str, Any], option: str | None) -> Mirror | None:
+        """What `--mirror` and the config say; None if neither names a place.
+
+        Raises:
+            UsageError: it is no place, or would keep nothing.
+        """
+        place = place_of(run, values, option)
+        return cls(place, client.policy_of(values)) if place else None
 
 
 def fetch_newer(
@@ -124,6 +137,21 @@ def fetch(
             tell(f"   {units.size(done)} of {units.size(copy.bytes)}")
 
     return client.pull(place, run, copy, on_bytes)
+
+
+@contextlib.contextmanager
+def copied(
+    mirror: Mirror | None, training: Training, is_told_to_end: Callable[[], bool]
+) -> Iterator[None]:
+    """Have what a started training saves copied, and at its end wait for the last copy."""
+    if mirror is None:
+        yield
+        return
+    plan = training.plan
+    copying = Copying(mirror, plan.run, training.session, plan.offer.step)
+    training.news = copying.news
+    yield
+    copying.finish(training.tell, is_told_to_end)
 
 
 class Copying:

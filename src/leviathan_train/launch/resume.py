@@ -93,6 +93,16 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     return Offer(newest, damaged, damaged, ask=choice == "ask" and newest is not None, note=note)
 
 
+def path_in(run: Run, offer: Offer) -> Path | None:
+    """Where the checkpoint will be when the training begins."""
+    if offer.checkpoint is None:
+        return None
+    # As the config writes the run's folder, so that messages and commands read alike.
+    ours = offer.checkpoint.path.resolve().parent == run.path.resolve()
+    inside = ours or offer.superseded
+    return run.path / offer.checkpoint.name if inside else offer.checkpoint.path
+
+
 def _named(run: Run, checkpoint: Checkpoint, known: list[Checkpoint]) -> Offer:
     if not checkpoint.intact:
         other = checkpoints.latest(known)

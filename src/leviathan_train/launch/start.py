@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
@@ -23,7 +22,6 @@ from leviathan_train.launch import (
     command,
     confirm,
     follow,
-    mirrored,
     outcome,
     preflight,
     resume,
@@ -31,12 +29,10 @@ from leviathan_train.launch import (
 from leviathan_train.launch.command import Plan, Typed
 from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.findings import Finding, Level, Topic
-from leviathan_train.launch.mirrored import Copying, Mirror
+from leviathan_train.launch.mirrored import Mirror, copied, fetch_newer
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.schedule import TimeLimit, supervise
 from leviathan_train.launch.window import Window, wait_for_window
-from leviathan_train.mirror import client
-from leviathan_train.mirror.place import place_of
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
@@ -76,8 +72,7 @@ class Starter:
         self._options = options
         self._dialog = dialog
         self._is_new = not self.run.path.exists()
-        place = place_of(self.run, config.values, options.mirror)
-        self._mirror = Mirror(place, client.policy_of(config.values)) if place else None
+        self._mirror = Mirror.of(self.run, config.values, options.mirror)
 
     def check(self) -> None:
         """Check what needs no look at the run's checkpoints; warnings are told.
@@ -125,10 +120,8 @@ class Starter:
         if choice == "ask" and (options.yes or not self._dialog.interactive):
             choice = "auto"
         if first and self._mirror and not self.config.resume_from_checkpoint:
-            to_fetch = mirrored.fetch_newer
-            choice = to_fetch(
-                self._mirror, run, choice, self._dialog, yes=options.yes, dry_run=dry_run
-            )
+            yes = options.yes
+            choice = fetch_newer(self._mirror, run, choice, self._dialog, yes=yes, dry_run=dry_run)
         found = checkpoints.scan(run)
         offer = resume.choose(run, self.config, choice, found)
         if choice in {"ask", "auto"} and self._is_finished(found):
@@ -144,7 +137,7 @@ class Starter:
                 offer = confirm.confirm_resume(self._dialog, run, offer, found, options.typed)
             if offer.checkpoint and first:
                 rebuild = confirm.confirm_changes(self._dialog, differences, yes=options.yes)
-        resume_from = self._resume_from(offer)
+        resume_from = resume.path_in(run, offer)
         return Plan(
             config=self.config,
             run=run,
@@ -171,18 +164,11 @@ class Starter:
             training = follow.Training(plan, session, signals, dialog.tell, dialog.show_progress)
             dialog.tell(f"Log: {training.log}")
             training.start()
-            copying = None
-            if self._mirror:
-                copying = Copying(self._mirror, self.run, session, plan.offer.step)
-            if copying:
-                training.news = copying.news
-            try:
-                end = training.follow()
-            finally:
-                dialog.end_progress()
-            if copying:
-                copying.finish(dialog.tell, lambda: bool(signals.take()))
-            return end
+            with copied(self._mirror, training, lambda: bool(signals.take())):
+                try:
+                    return training.follow()
+                finally:
+                    dialog.end_progress()
 
     def train_all(
         self,
@@ -245,15 +231,6 @@ class Starter:
         self._dialog.tell("Train longer: raise num_epochs or max_steps.")
         self._dialog.tell(f"Start over, setting its checkpoints aside:  {over}")
         return True
-
-    def _resume_from(self, offer: Offer) -> Path | None:
-        """Where the checkpoint will be when the training begins."""
-        if offer.checkpoint is None:
-            return None
-        # As the config writes the run's folder, so that messages and commands read alike.
-        ours = offer.checkpoint.path.resolve().parent == self.run.path.resolve()
-        inside = ours or offer.superseded
-        return self.run.path / offer.checkpoint.name if inside else offer.checkpoint.path
 
     def switch_branch(self, offer: Offer) -> None:
         """Set the branch that is left aside, and bring back the one that was set aside before."""
