@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -255,6 +256,7 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere_as_if_nothing_had_been(
     to_run = ("--set", "save_total_limit=2", "--resume", "auto", "--mirror", url)
     started = start(made.config, "--set", f"output_dir={here}", *to_run, env=env, run=here)
     started.step(11)
+    os.kill(started.pid("rank0"), signal.SIGSTOP)  # it must not end before a copy is there
     place = Place(url, "run")
     deadline = time.monotonic() + 120
     while not any(copy.state is CopyState.WHOLE for copy in client.look(place, Run(here))[0]):
@@ -263,7 +265,8 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere_as_if_nothing_had_been(
     started.finish()
     there = tmp_path / "there/run"
     output = train(made.config, "--set", f"output_dir={there}", *to_run, env=env, run=there)
-    assert "Fetched and verified checkpoint-" in output
+    fetched = re.search(r"Fetched and verified checkpoint-(\d+)", output)
+    assert fetched and int(fetched[1]) < 20
     assert "✅ Same rows in the same order" in output
     assert "writes there, too; nothing is copied until that ends" in output
     push(Run(there), url)

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from leviathan_train.cli import cli
+from leviathan_train.run.records import TERM_GRACE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -59,3 +60,32 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
 def test_the_page_of_commands_is_current() -> None:
     page = runpy.run_path(str(ROOT / "scripts/make_commands.py"))["page"]
     assert (ROOT / "docs/commands.md").read_text(encoding="utf-8") == page()
+
+
+SPOT = ROOT / "docs/spot"
+
+
+def test_the_tasks_for_machines_that_vanish_can_be_typed_and_start_again_after_a_pause() -> None:
+    import yaml
+
+    sky = yaml.safe_load((SPOT / "skypilot.yaml").read_text())
+    assert sky["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    job = yaml.safe_load((SPOT / "kubernetes.yaml").read_text())["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    rules = job["podFailurePolicy"]["rules"]
+    ignored = [rule["onExitCodes"] for rule in rules if "onExitCodes" in rule]
+    assert ignored == [{"containerName": container["name"], "operator": "In", "values": [75]}]
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] > TERM_GRACE
+    script = (SPOT / "rented.sh").read_text()
+    lines = [
+        *re.findall(r"leviathan train .*", f"{sky['run']}\n{script}"),
+        shlex.join([*container["command"], *container["args"]]),
+        shlex.join(container["lifecycle"]["preStop"]["exec"]["command"]),
+    ]
+    assert len(lines) == 4
+    for line in lines:
+        name, *words = shlex.split(line)[1:]
+        command = cli.get_command(click.Context(cli), name)
+        assert command
+        with command.make_context(name, words, parent=click.Context(cli)) as context:
+            assert name == "pause" or {"mirror", "choice"} <= set(context.params)
