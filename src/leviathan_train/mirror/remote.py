@@ -141,13 +141,16 @@ class Remote:
                 if file in there:
                     self._fs.rm_file(self._path(name, file))
         for file, (size, sha) in seal.files.items():
-            self._upload_file(path / file, name, file, size, sha)
+            self._upload_file(path / file, name, file, size, sha, try_old=there.get(file) == size)
         with told(self.place):
             for file in set(there) - set(seal.files) - {SEAL, SET_ASIDE}:
                 self._fs.rm_file(self._path(name, file))
             self._write(self._path(name, SEAL), text)
 
-    def _upload_file(self, local: Path, name: str, file: str, size: int, sha: str) -> None:
+    def _upload_file(
+        self, local: Path, name: str, file: str, size: int, sha: str, *, try_old: bool
+    ) -> None:
+        """Copy one file, unless it is there already; `try_old` says whether that may be."""
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         with local.open("rb") as stream:
             while block := stream.read(_BLOCK):
@@ -157,7 +160,7 @@ class Remote:
             raise FaultError(f"{file} has changed (SHA-256 differs)")
         target = self._path(name, file)
         with told(self.place):
-            if self._is_there(target, size, md5.hexdigest()):
+            if try_old and self._is_there(target, md5.hexdigest()):
                 return  # of a copy that was interrupted
             if self._has_folders:
                 self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
@@ -174,14 +177,10 @@ class Remote:
                     Trouble.DIFFERS,
                 )
 
-    def _is_there(self, target: str, size: int, md5: str) -> bool:
-        """Whether a file of this content is there for sure: the store itself gives its MD5."""
-        try:
-            self._fs.invalidate_cache()
-            info = self._fs.info(target)
-        except FileNotFoundError:
-            return False
-        return int(info.get("size") or 0) == size and _md5_in(info) == md5
+    def _is_there(self, target: str, md5: str) -> bool:
+        """Whether a file has this content for sure: the store itself gives its MD5."""
+        self._fs.invalidate_cache()
+        return _md5_in(self._fs.info(target)) == md5
 
     def _publish(self, target: str) -> None:
         """Give a file that was written whole its name, on a disk durably."""
