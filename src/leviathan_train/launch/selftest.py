@@ -74,6 +74,7 @@ def run(
         "saves_per_epoch=null",
         "load_best_model_at_end=null",
         "early_stopping_patience=null",
+        "leviathan_mirror=null",
     )
     options = Options(typed, resume="auto", yes=True, accelerate=accelerate)
 

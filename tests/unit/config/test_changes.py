@@ -456,3 +456,10 @@ def test_the_example_of_the_docs_is_a_config() -> None:
     text = (ROOT / "docs/resume.md").read_text(encoding="utf-8")
     for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
         assert isinstance(yaml.safe_load(block), dict)
+
+
+def test_each_key_of_our_own_says_what_a_change_of_it_does() -> None:
+    from leviathan_train.config.arguments import LeviathanArgs
+    from leviathan_train.config.effects import TAKES_EFFECT
+
+    assert set(LeviathanArgs.model_fields) <= set(TAKES_EFFECT)
