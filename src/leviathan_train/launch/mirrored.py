@@ -19,7 +19,7 @@ from leviathan_train.mirror import client
 from leviathan_train.mirror.copies import Copy, to_fetch
 from leviathan_train.mirror.place import Place, place_of
 from leviathan_train.mirror.sealed import Sealed, named, set_aside, sha_of
-from leviathan_train.mirror.trouble import MirrorError
+from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.session import Session
@@ -27,6 +27,8 @@ from leviathan_train.system import units
 
 _POLL = 0.1
 _TELL_EVERY = 10.0
+_AGAIN = (2.0, 10.0)
+"""Seconds before a place out of reach is looked at again."""
 _PATIENCE, _LONGEST = 30.0, 600.0
 """Seconds for which the end of a command waits for a place that cannot be used, and for any."""
 
@@ -70,7 +72,7 @@ def fetch_newer(
     local = store.scan(run, store.Read.NOTHING)
     has_own = store.latest(local) is not None
     try:
-        copies, other = client.look(place, run)
+        copies, other = _look(place, run, patient=not has_own and choice != "never")
     except MirrorError as error:
         if not has_own and choice != "never":
             hint = f"{error.hint} Start without what may be there:  --resume never"
@@ -109,6 +111,18 @@ def fetch_newer(
         else:
             break
     return choice
+
+
+def _look(place: Place, run: Run, *, patient: bool) -> tuple[list[Copy], str]:
+    """What is there; a place out of reach is tried again if everything depends on it."""
+    for wait in _AGAIN if patient else ():
+        try:
+            return client.look(place, run)
+        except MirrorError as error:
+            if error.trouble is not Trouble.UNREACHABLE:
+                raise
+            time.sleep(wait)
+    return client.look(place, run)
 
 
 def fetch(

@@ -39,8 +39,8 @@ class Copy:
     state: CopyState
     reason: str = ""
     seal_sha: str = ""
-    seal: Seal | None = field(default=None, repr=False)
-    sizes: Mapping[str, int] = field(default_factory=dict, repr=False)
+    seal: Seal | None = field(default=None, repr=False, hash=False)
+    sizes: Mapping[str, int] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def bytes(self) -> int:
@@ -94,6 +94,11 @@ def to_prune(copies: Sequence[Copy], policy: Policy, aside: Iterable[str] = ()) 
     going = {item.checkpoint.name for item in items if not item.keep}
     left = [copy for copy in copies if copy.state is CopyState.SET_ASIDE and copy.seal_sha in kept]
     return [copy for copy in branch if copy.name in going] + left
+
+
+def abandoned(copies: Sequence[Copy], sealed: Mapping[int, str]) -> list[Copy]:
+    """What was begun to be copied and never will be: the run has it no more."""
+    return [copy for copy in copies if copy.state is CopyState.PARTIAL and copy.step not in sealed]
 
 
 def to_set_aside(copies: Sequence[Copy], sealed: Mapping[int, str], resumed_at: int) -> list[Copy]:

@@ -184,6 +184,7 @@ class Watcher:
         if not self._branch_left and self._task.resumed_at is not None:
             for copy in plans.to_set_aside(copies, sealed, self._task.resumed_at):
                 store.set_aside(copy)
+                print(f"{copy.name} set aside there: its branch was left", flush=True)
             self._branch_left = True
             copies = store.copies()
         self._know(copies)
@@ -209,12 +210,13 @@ class Watcher:
 
     def _prune(self, store: Store) -> None:
         copies = store.copies()
+        going = plans.abandoned(copies, dict.fromkeys(self._sealed.texts(), ""))
         if self._task.keep is not None:
-            for copy in plans.to_prune(copies, self._task.keep, set_aside(self._run)):
-                store.delete(copy)
-                print(f"{copy.name} deleted there ({copy.state})", flush=True)
-            copies = store.copies()
-        self._know(copies)
+            going += plans.to_prune(copies, self._task.keep, set_aside(self._run))
+        for copy in dict.fromkeys(going):
+            store.delete(copy)
+            print(f"{copy.name} deleted there ({copy.state})", flush=True)
+        self._know(store.copies() if going else copies)
 
     def _know(self, copies: list[Copy]) -> None:
         whole = [copy for copy in copies if copy.state is CopyState.WHOLE]

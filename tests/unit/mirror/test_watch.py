@@ -148,6 +148,15 @@ def test_what_was_copied_in_part_is_completed(run: Run, place: Place) -> None:
     assert not list(there.glob("*.part"))
 
 
+def test_what_was_begun_of_a_checkpoint_that_is_gone_does_not_stay(run: Run, place: Place) -> None:
+    shapes.make(run.path, 10, sealed=True)
+    there = Path(place.url.removeprefix("file://")) / run.name / "checkpoint-5"
+    there.mkdir(parents=True)
+    (there / "optimizer.pt").write_bytes(b"half")
+    copy_all(run, place)
+    assert copies(place) == {10: "whole"}
+
+
 def test_a_damaged_copy_is_made_anew(run: Run, place: Place) -> None:
     shapes.make(run.path, 10, sealed=True)
     copy_all(run, place)
