@@ -134,7 +134,7 @@ class Allocation:
 
     def _end(self, tell: Callable[[str], None]) -> float | None:
         """When Slurm ends the job, in seconds since the epoch; None if nothing limits it."""
-        told = self._environ.get("SLURM_JOB_END_TIME", "")  # of Slurm 23.02 and later
+        told = self._environ.get("SLURM_JOB_END_TIME", "")  # set by newer Slurms
         try:
             told = self._facts().get("EndTime", "")
         except OSError as error:
