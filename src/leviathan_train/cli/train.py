@@ -14,9 +14,12 @@ from leviathan_train.config.load import load_config
 from leviathan_train.errors import DONE, UsageError
 from leviathan_train.launch.on_end import on_end as at_the_end
 from leviathan_train.launch.schedule import TimeLimit
+from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation, warned
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
+from leviathan_train.run.folder import Run
 from leviathan_train.run.records import PAUSE_GRACE
+from leviathan_train.system.signals import WARNINGS, NotedSignals
 from leviathan_train.ui.progress import Screen
 
 _ONLY_ONCE = frozenset({"choice", "dry_run"})
@@ -65,6 +68,12 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
     help="Restart after a crash, at most N times without progress.",
 )
 @click.option(
+    "--requeue",
+    is_flag=True,
+    help="In a Slurm job: put the job back into the queue after a pause that Slurm caused (time"
+    " limit, preemption, scancel --signal). See docs/slurm.md.",
+)
+@click.option(
     "--on-end",
     metavar="COMMAND",
     help="Run COMMAND in a shell, once, when this command ends, however it ends. LEVIATHAN_RUN,"
@@ -89,6 +98,7 @@ def train(
     sets: tuple[str, ...],
     window: str | None,
     max_restarts: int,
+    requeue: bool,
     on_end: str | None,
     mirror: str | None,
     dry_run: bool,
@@ -106,19 +116,30 @@ def train(
     hours = Window.parse(window) if window is not None else None
     if on_end is not None and not on_end.strip():
         raise UsageError("--on-end is empty.", "Example:  --on-end 'mail -s \"$LEVIATHAN_END\" me'")
+    slurm = Allocation.here(requeue=requeue)
     again = typed(ctx, without=_ONLY_ONCE)
     screen = Screen()
-    options = Options(again, choice, yes, grace, accelerate_args, mirror)
+    if slurm:
+        choice = slurm.choice(Run(cfg.output_dir), choice, screen.line)
+    options = Options(again, choice, yes, grace, accelerate_args, mirror, wait_for_copy=not requeue)
     starter = Starter(cfg, options, TerminalDialog(screen))
-    starter.check()
-    plan = starter.plan(dry_run=dry_run)
-    if plan is None:
-        return DONE
-    if dry_run:
-        screen.line(shlex.join(plan.argv))
-        return DONE
-    with at_the_end(on_end, starter.run, screen.line) as result:
-        result.end = starter.train_all(plan, limit, hours, max_restarts)
-        result.status = starter.exit_status(result.end)
-        screen.outcome(starter.run, again.again(), result.end, result.status)
+    with NotedSignals(WARNINGS) as early:  # from here on a warning does not kill this process
+        starter.check()
+        plan = starter.plan(dry_run=dry_run)
+        if plan is None:
+            return DONE
+        if dry_run:
+            screen.line(shlex.join(plan.argv))
+            return DONE
+        if slurm:
+            limit = slurm.limit(limit, screen.line)
+        interrupted = False
+        with at_the_end(on_end, starter.run, screen.line) as result:
+            result.end = warned(early) or starter.train_all(plan, limit, hours, max_restarts)
+            result.status = starter.exit_status(result.end)
+            screen.outcome(starter.run, again.again(), result.end, result.status)
+            if slurm and (interrupted := slurm.is_interrupted(starter.run, result.end)):
+                result.patience = ON_END_PATIENCE
+        if slurm and interrupted:  # as the last deed: it ends this process
+            slurm.put_back(starter.run, result.end, screen.line)
     return result.status

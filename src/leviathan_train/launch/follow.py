@@ -35,7 +35,7 @@ from leviathan_train.run.session import Session
 from leviathan_train.system.files import free_bytes
 from leviathan_train.system.lines import LineReader
 from leviathan_train.system.processes import Process
-from leviathan_train.system.signals import NotedSignals
+from leviathan_train.system.signals import WARNINGS, NotedSignals
 
 _POLL = 0.1
 _LINGER = 120.0
@@ -85,11 +85,11 @@ def _shown(argument: str) -> str:
 
 
 def noted_signals() -> NotedSignals:
-    """Ctrl+C and SIGTERM, noted while a training is started and followed.
+    """Ctrl+C, SIGTERM and a scheduler's warnings, noted while a training is followed.
 
     SIGHUP, a closed terminal, is ignored: the training continues, and so do we.
     """
-    return NotedSignals((signal.SIGINT, signal.SIGTERM), ignored=(signal.SIGHUP,))
+    return NotedSignals((signal.SIGINT, signal.SIGTERM, *WARNINGS), ignored=(signal.SIGHUP,))
 
 
 class Training:
@@ -181,6 +181,8 @@ class Training:
                     self._ask("Ctrl+C", self.plan.grace, Cause.PERSON)
             elif number == signal.SIGTERM:
                 self._ask("SIGTERM", min(TERM_GRACE, self.plan.grace), Cause.SIGNAL)
+            else:  # a warning, well ahead of a scheduler's kill
+                self._ask(signal.Signals(number).name, self.plan.grace, Cause.SIGNAL)
 
     def _ask(self, by: str, grace: float, cause: Cause) -> None:
         liveness.ask_to_pause(self.session, by, grace, cause)

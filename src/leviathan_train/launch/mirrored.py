@@ -35,20 +35,27 @@ _PATIENCE, _LONGEST = 30.0, 600.0
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where a run's checkpoints are copied to, and what stays there."""
+    """Where a run's checkpoints are copied to, and what stays there.
+
+    Attributes:
+        wait: whether the end of a training waits for the last checkpoint's copy.
+    """
 
     place: Place
     keep: Policy | None = None
+    wait: bool = True
 
     @classmethod
-    def of(cls, run: Run, values: Mapping[str, Any], option: str | None) -> Mirror | None:
+    def of(
+        cls, run: Run, values: Mapping[str, Any], option: str | None, *, wait: bool = True
+    ) -> Mirror | None:
         """What `--mirror` and the config say; None if neither names a place.
 
         Raises:
             UsageError: it is no place, or would keep nothing.
         """
         place = place_of(run, values, option)
-        return cls(place, client.policy_of(values)) if place else None
+        return cls(place, client.policy_of(values), wait) if place else None
 
 
 def fetch_newer(
@@ -165,7 +172,8 @@ def copied(
     copying = Copying(mirror, plan.run, training.session, plan.offer.step)
     training.news = copying.news
     yield
-    copying.finish(training.tell, is_told_to_end)
+    if mirror.wait:
+        copying.finish(training.tell, is_told_to_end)
 
 
 class Copying:

@@ -27,10 +27,12 @@ class Result:
     Attributes:
         end: how the last session ended; None if it is not known.
         status: the exit status.
+        patience: seconds for which the command is waited for; None for as long as it takes.
     """
 
     end: End | None = None
     status: int = FAILED
+    patience: float | None = None
 
 
 @contextlib.contextmanager
@@ -100,6 +102,7 @@ def _run(command: str, run: Run, result: Result, tell: Callable[[str], None]) ->
     It gets a session of its own: a Ctrl+C that was meant for the training, and the closing of
     the terminal, do not reach it.
     """
+    begun = time.monotonic()
     with NotedSignals(CLOSING[:2], ignored=(signal.SIGHUP,)) as signals:
         try:
             process = subprocess.Popen(
@@ -113,7 +116,8 @@ def _run(command: str, run: Run, result: Result, tell: Callable[[str], None]) ->
             tell(f"--on-end could not be started: {error}")
             return
         while process.poll() is None:
-            if signals:
+            late = result.patience is not None and time.monotonic() > begun + result.patience
+            if signals or late:
                 tell(f"No longer waiting for --on-end: it continues as process {process.pid}.")
                 return
             time.sleep(_POLL)

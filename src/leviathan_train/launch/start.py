@@ -53,6 +53,7 @@ class Options:
         grace: see `command.Plan`.
         accelerate: arguments for `accelerate launch`.
         mirror: the text of `--mirror`.
+        wait_for_copy: whether the end of a training waits for the last checkpoint's copy.
     """
 
     typed: Typed
@@ -61,6 +62,7 @@ class Options:
     grace: float = PAUSE_GRACE
     accelerate: tuple[str, ...] = ()
     mirror: str | None = None
+    wait_for_copy: bool = True
 
 
 class Starter:
@@ -72,7 +74,8 @@ class Starter:
         self._options = options
         self._dialog = dialog
         self._is_new = not self.run.path.exists()
-        self._mirror = Mirror.of(self.run, config.values, options.mirror)
+        wait = options.wait_for_copy
+        self._mirror = Mirror.of(self.run, config.values, options.mirror, wait=wait)
 
     def check(self) -> None:
         """Check what needs no look at the run's checkpoints; warnings are told.

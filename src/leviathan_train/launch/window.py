@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -77,11 +78,13 @@ def wait_for_window(run: Run, config: Path, opens: float) -> End | None:
     write_json(session.status_file, asdict(replace(status, updated=time.time())))
     with noted_signals() as signals:
         while (left := opens - time.time()) > 0:
-            asked = session.asked
-            by = "Ctrl+C" if signals.take() else asked.by if asked else ""
-            if by:
-                end = End(Ending.STOPPED, None, None, by, time.time(), Cause.PERSON)
-                session.close(end)
+            if numbers := signals.take():
+                person = signal.SIGINT in numbers
+                by = "Ctrl+C" if person else signal.Signals(numbers[0]).name
+                cause = Cause.PERSON if person else Cause.SIGNAL
+                session.close(End(Ending.STOPPED, None, None, by, time.time(), cause))
+            elif asked := session.asked:
+                session.close(End(Ending.STOPPED, None, None, asked.by, time.time(), Cause.PERSON))
             if ended := session.end:
                 return ended
             time.sleep(min(left, 0.5))  # a clock may be set, a machine may sleep

@@ -28,12 +28,13 @@ from pathlib import Path
 
 from leviathan_train.errors import Busy, LeviathanError
 from leviathan_train.run import index, liveness, records
-from leviathan_train.run.records import PROTOCOL, Launch, MirrorState
+from leviathan_train.run.records import PROTOCOL, Cause, Launch, MirrorState, RequestKind
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import read_bytes, write_json
 from leviathan_train.system.locks import locked
 from leviathan_train.system.processes import Process
+from leviathan_train.system.slurm import SlurmJob
 
 TRAINING_ROOT = Path("work/training")
 
@@ -157,6 +158,8 @@ class Run:
             if other := self.live_session():
                 raise busy(self, other)
             kill_orphans(self)
+            self._take_over()
+            job = SlurmJob.of()
             started = datetime.now()
             session = self._new_session(started.strftime("%Y%m%d_%H%M%S"))
             session.add_process(Process.of(), role)
@@ -165,11 +168,24 @@ class Run:
                 id=session.id,
                 started=started.timestamp(),
                 host=processes.hostname(),
+                slurm_job=job.id if job else "",
+                slurm_restarts=job.restarts if job else 0,
                 protocol=PROTOCOL,
             )
             write_json(session.launch_file, asdict(record), durable=True)
         index.remember(self.path, launch.config, launch.cwd)
         return session
+
+    def _take_over(self) -> None:
+        """Have a trainer that an earlier start of this Slurm job left on another host killed.
+
+        Slurm may have lost that host without its having died: should the trainer ever reach
+        the run's folder again, it finds the request and ends.
+        """
+        other = self.session()
+        if other and other.end is None and not other.is_here() and liveness.of_earlier_start(other):
+            with contextlib.suppress(OSError):
+                other.ask(RequestKind.KILL, "the next start of its Slurm job", cause=Cause.SIGNAL)
 
     def _new_session(self, base: str) -> Session:
         first, newest = 1, self.session()

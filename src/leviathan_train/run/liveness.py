@@ -12,6 +12,7 @@ from pathlib import Path
 from leviathan_train.run.records import Cause, RequestKind
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
+from leviathan_train.system.slurm import SlurmJob
 
 HEARTBEAT_LOST = 120.0
 """Seconds without a sign of life after which a session on another host counts as dead."""
@@ -28,7 +29,19 @@ def alive(session: Session) -> bool:
     """Whether the session goes on: one of its processes lives."""
     if session.end is not None and not session.is_here():
         return False
+    if of_earlier_start(session):
+        return False
     return trainer_alive(session) or (session.end is None and command_alive(session))
+
+
+def of_earlier_start(session: Session) -> bool:
+    """Whether the session is of an earlier start of the Slurm job that this process is part of.
+
+    It counts as dead whatever it looks like: Slurm starts a job again when it has killed the
+    earlier start, or has given up its host. What still lives of it here is an orphan.
+    """
+    job, launch = SlurmJob.of(), session.launch
+    return job is not None and launch.slurm_job == job.id and launch.slurm_restarts < job.restarts
 
 
 def command_alive(session: Session) -> bool:

@@ -70,9 +70,9 @@ class Cause(StrEnum):
     PERSON = "person"
     """Ctrl+C or a leviathan command."""
     SIGNAL = "signal"
-    """SIGTERM, or the launcher's end."""
+    """SIGTERM, SIGUSR1, SIGUSR2, or the launcher's end."""
     DEADLINE = "deadline"
-    """`--until`, `--for`, or the end of a window."""
+    """`--until`, `--for`, a Slurm job's time limit, or the end of a window."""
     HUNG = "hung"
     """No step ended within the grace period."""
     DIED = "died"
@@ -201,6 +201,8 @@ class Launch:
         until_monotonic: the same in seconds of CLOCK_MONOTONIC on `host`, for a time that was
             given as a span; the sooner of the two counts.
         waiting_until: for a session that waits for its window: when that opens.
+        slurm_job, slurm_restarts: the Slurm job it was started in, and which start of that job
+            it was; see `system.slurm`.
     """
 
     id: str = ""
@@ -220,6 +222,8 @@ class Launch:
     until_monotonic: float | None = None
     grace: float = PAUSE_GRACE
     waiting_until: float | None = None
+    slurm_job: str = ""
+    slurm_restarts: int = 0
     protocol: int = 1
 
     def off_by(self, host: str, now: float, monotonic: float) -> float | None:

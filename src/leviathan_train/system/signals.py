@@ -8,6 +8,8 @@ from typing import Any
 
 CLOSING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl+C, a polite kill, and a closed terminal."""
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What batch schedulers send some time before they kill, if they are told to."""
 
 
 class NotedSignals:

@@ -34,6 +34,7 @@ from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process
+from leviathan_train.system.signals import WARNINGS
 from leviathan_train.trainer.deadline import Deadline
 
 _POLL = 0.2
@@ -116,8 +117,8 @@ class Listener:
         self._thread.start()
 
     def take_signals(self) -> None:
-        """Make SIGINT and SIGTERM requests, and outlive a closed terminal."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Make SIGINT, SIGTERM and a scheduler's warnings requests; outlive a closed terminal."""
+        for number in (signal.SIGINT, signal.SIGTERM, *WARNINGS):
             signal.signal(number, lambda *_: None)  # heard by the thread through the wakeup fd
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
@@ -214,6 +215,8 @@ class Listener:
             signals = b""
         if signal.SIGTERM in signals:
             self.ask_pause("SIGTERM", TERM_GRACE, Cause.SIGNAL)
+        elif warning := next((number for number in WARNINGS if number in signals), None):
+            self.ask_pause(warning.name, PAUSE_GRACE, Cause.SIGNAL)
         elif signal.SIGINT in signals:
             self.ask_pause("SIGINT", PAUSE_GRACE, Cause.PERSON)
         self._hear_requests()

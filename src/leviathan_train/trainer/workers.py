@@ -1,4 +1,4 @@
-"""Data workers: they end with the trainer, and leave a SIGTERM from outside to it."""
+"""Data workers: they end with the trainer, and leave a signal from outside to it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from leviathan_train.system.processes import Process
+from leviathan_train.system.signals import WARNINGS
 from leviathan_train.trainer import upstream
 from leviathan_train.trainer.protocol import TrainerLike
 
@@ -34,7 +35,7 @@ def _begin(trainer: Process, original: Callable[[int], None] | None, number: int
     forkserver (the default of Python 3.14) the server. `_follow` watches the trainer itself.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, *WARNINGS})
     threading.Thread(target=_follow, args=(trainer,), daemon=True).start()
     if original is not None:
         original(number)

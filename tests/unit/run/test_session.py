@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.run import liveness, lookup, records
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Request, Status
+from leviathan_train.run.records import (
+    Cause,
+    End,
+    Ending,
+    Launch,
+    Phase,
+    Request,
+    RequestKind,
+    Status,
+)
 from leviathan_train.run.session import Session
 from leviathan_train.run.sweep import sweep
 from leviathan_train.system.processes import SESSION_ENV
@@ -114,6 +123,44 @@ def test_a_session_of_this_host_is_known_by_its_processes(run: Run) -> None:
     assert session.is_here()
     assert session.host == socket.gethostname()
     assert liveness.alive(session)
+
+
+# -- the same Slurm job, started again -----------------------------------------------------
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_next_start_of_a_slurm_job_takes_its_run_over_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    lost = run.open_session(Launch()) if here else elsewhere(run, heard=1)
+    assert liveness.alive(lost)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not liveness.alive(lost)
+    session = run.open_session(Launch())
+    assert liveness.alive(session)
+    # A host that Slurm had lost may come back with its trainer.
+    assert (lost.asked is not None and lost.asked.kind is RequestKind.KILL) is not here
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "13"},
+        {"SLURM_RESTART_COUNT": "1", "SLURM_CLUSTER_NAME": "another"},
+        {},  # another task of the same start
+    ],
+)
+def test_another_slurm_job_does_not_take_a_run_over(
+    run: Run, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    session = elsewhere(run, heard=1)
+    for key, value in changed.items():
+        monkeypatch.setenv(key, value)
+    assert liveness.alive(session)
+    with pytest.raises(LeviathanError, match="already training"):
+        run.open_session(Launch())
 
 
 # -- what is left behind ---------------------------------------------------------------

@@ -250,7 +250,7 @@ def listening(session: Session, body: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_is_heard_while_the_main_thread_sits_in_c_code(
     tmp_path: Path, number: signal.Signals
 ) -> None:
