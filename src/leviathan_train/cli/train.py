@@ -12,6 +12,9 @@ from leviathan_train.cli.options import LaunchCommand, config_argument, sets_opt
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
 from leviathan_train.errors import DONE, UsageError
+from leviathan_train.launch.command import has_gpu
+from leviathan_train.launch.join import Joiner
+from leviathan_train.launch.machines import layout_of
 from leviathan_train.launch.on_end import on_end as at_the_end
 from leviathan_train.launch.schedule import TimeLimit
 from leviathan_train.launch.start import Options, Starter
@@ -101,9 +104,20 @@ def train(
         raise UsageError("--on-end is empty.", "Example:  --on-end 'mail -s \"$LEVIATHAN_END\" me'")
     again = typed(ctx, without=_ONLY_ONCE)
     screen = Screen()
-    options = Options(again, choice, yes, grace, accelerate_args)
-    starter = Starter(cfg, options, TerminalDialog(screen))
+    layout = layout_of(accelerate_args, has_gpu=has_gpu())
+    options = Options(again, choice, yes, grace, accelerate_args, layout)
+    dialog = TerminalDialog(screen)
+    starter = Starter(cfg, options, dialog)
     starter.check()
+    if not layout.is_first and not dry_run:
+        joiner = Joiner(cfg, options, starter, dialog)
+        if joiner.is_finished():
+            return DONE
+        with at_the_end(on_end, starter.run, screen.line) as result:
+            result.end = joiner.train_all(limit, hours, max_restarts)
+            result.status = starter.exit_status(result.end)
+            screen.outcome(starter.run, again.again(), result.end, result.status)
+        return result.status
     plan = starter.plan(dry_run=dry_run)
     if plan is None:
         return DONE

@@ -201,6 +201,7 @@ class Launch:
         until_monotonic: the same in seconds of CLOCK_MONOTONIC on `host`, for a time that was
             given as a span; the sooner of the two counts.
         waiting_until: for a session that waits for its window: when that opens.
+        machines: how many machines train together; `host` is the first of them.
     """
 
     id: str = ""
@@ -221,6 +222,7 @@ class Launch:
     grace: float = PAUSE_GRACE
     waiting_until: float | None = None
     protocol: int = 1
+    machines: int = 1
 
     def off_by(self, host: str, now: float, monotonic: float) -> float | None:
         """When the session must be off the GPU, by the wall clock; None if nothing limits it.

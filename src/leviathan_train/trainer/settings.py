@@ -62,7 +62,7 @@ def apply_settings(trainer: TrainerLike, fresh: list[Group], max_steps: int) -> 
         LeviathanError: the parameter groups do not match.
     """
     optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or scheduler is None:
+    if scheduler is None:
         return None
     if len(fresh) != len(optimizer.param_groups):
         raise LeviathanError("The checkpoint's optimizer has other parameter groups.")

@@ -53,8 +53,8 @@ class Bench:
         self.listener.may_leave = False
         self.listener.kill = self._kill  # type: ignore[method-assign]
 
-    def _kill(self, why: str, cause: Cause) -> None:
-        self.killed.append(End(Ending.KILLED, None, None, why, 0.0, cause))
+    def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:
+        self.killed.append(End(kind, None, None, why, 0.0, cause))
 
     def _leave(self, end: End) -> None:
         self.left.append(end)
