@@ -89,7 +89,7 @@ class Starter:
             if first.topic is Topic.KEYS:
                 hint = f"{hint} Or accept it with:  --yes"
             raise UsageError(f"{first.message}{more}", hint)
-        self._warn(found)
+        _warn(self._dialog, found)
         if self._options.layout.is_first and (session := self.run.live_session()):
             raise busy(self.run, session)
 
@@ -116,7 +116,7 @@ class Starter:
         offer = resume.choose(run, self.config, choice, found)
         if choice in {"ask", "auto"} and self.is_finished(found):
             return None
-        self._warn(_looked_at_machine(self.config, run, found, offer, first=first))
+        _warn(self._dialog, _looked_at_machine(self.config, run, found, offer, first=first))
         self._dialog.show_offer(run, offer)
         differences = self._changes(offer)
         if first:
@@ -206,11 +206,6 @@ class Starter:
             log = outcome.discard(self.run, log)
         raise outcome.failure(self.run, end, log, self._options.typed.again())
 
-    def _warn(self, found: Iterable[Finding]) -> None:
-        for one in found:
-            if one.level is not Level.OK:
-                self._dialog.tell(f"⚠️  {one.message}")
-
     def is_finished(self, found: list[Checkpoint]) -> bool:
         """Whether there is nothing left to train; told, with what to type next."""
         step = finished_at(self.run, found)
@@ -229,9 +224,8 @@ class Starter:
         if offer.checkpoint is None:
             return None
         # As the config writes the run's folder, so that messages and commands read alike.
-        inside = (
-            offer.superseded or offer.checkpoint.path.resolve().parent == self.run.path.resolve()
-        )
+        ours = offer.checkpoint.path.resolve().parent == self.run.path.resolve()
+        inside = ours or offer.superseded
         return self.run.path / offer.checkpoint.name if inside else offer.checkpoint.path
 
     def switch_branch(self, offer: Offer) -> None:
@@ -259,6 +253,12 @@ class Starter:
         self._dialog.show_changes(found)
         confirm.refuse(self.config, offer.checkpoint, found, self._options.typed)
         return found
+
+
+def _warn(dialog: Dialog, found: Iterable[Finding]) -> None:
+    for one in found:
+        if one.level is not Level.OK:
+            dialog.tell(f"⚠️  {one.message}")
 
 
 def _call_others(plan: Plan, dialog: Dialog) -> None:

@@ -32,7 +32,9 @@ def fresh_groups(optimizer: Any) -> list[Group]:
     `train_mode`; Prodigy: `d`), which a checkpoint must win over. Settings are what the
     constructor takes.
     """
-    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    inner = optimizer
+    while hasattr(inner, "optimizer"):
+        inner = inner.optimizer  # accelerate wraps it, and so does DeepSpeed
     settings = _RATES | {
         name
         for kind in type(inner).__mro__
