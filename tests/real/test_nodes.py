@@ -103,7 +103,7 @@ def test_what_is_asked_on_the_first_machine_holds_on_both(
 ) -> None:
     run = tmp_path / "run"
     config = make_config(tmp_path, **LONG | {"save_steps": 5})
-    options = ["--for", "40s"] if way == "deadline" else []
+    options = ["--for", "200s"] if way == "deadline" else []
     started = both(nodes, config, *options, env=env_of_ranks)
     started[0].step(6)
     if way != "deadline":

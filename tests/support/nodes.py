@@ -168,7 +168,9 @@ def _hold(name: str) -> tuple[subprocess.Popen[bytes], int]:
     """Make the namespaces of a machine; what holds them, and the first process in them."""
     command = ["unshare", "-m", "-u", "-n", "-p", "--fork", "--mount-proc"]
     script = f"hostname {name} && exec sleep 100000"
-    process = subprocess.Popen([*command, "sh", "-c", script], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "sh", "-c", script], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for pid in _children(process.pid):

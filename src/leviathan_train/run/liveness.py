@@ -74,10 +74,11 @@ def ask_to_pause(session: Session, by: str, grace: float, cause: Cause) -> None:
     try:
         session.ask(RequestKind.PAUSE, by, grace, cause)
     except OSError:
-        rank0 = session.processes().get("rank0")
-        if not session.is_here() or rank0 is None or not rank0.alive():
+        named = sorted(session.processes().items())
+        ranks = [one for role, one in named if role.startswith("rank") and one.alive()]
+        if not ranks:  # none on this host
             raise
-        os.kill(rank0.pid, signal.SIGTERM if cause is Cause.SIGNAL else signal.SIGINT)
+        os.kill(ranks[0].pid, signal.SIGTERM if cause is Cause.SIGNAL else signal.SIGINT)
 
 
 def stragglers(session: Session, machine: int | None = None) -> set[int]:
