@@ -53,16 +53,11 @@ def copied(straight: Path, step: int, folder: Path) -> Path:
 
 
 @pytest.mark.axolotl
-@pytest.mark.parametrize(
-    "packed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["unpacked", "packed"]
-)
 def test_on_other_ranks_each_row_that_remains_is_trained_once(
-    make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path, packed: bool
+    make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path
 ) -> None:
     """From one rank to two, within an epoch, and back in the next one: the rows of each step."""
     settings = FEW | {"plugins": [PLUGIN, fed.PLUGIN], "num_epochs": 2}
-    if packed:
-        settings |= {"sample_packing": True, "pad_to_sequence_len": True, "micro_batch_size": 1}
     env = env_of_ranks | {"PYTHONPATH": f"{SUPPORT / 'no_driver'}{os.pathsep}{SUPPORT.parent}"}
     (tmp_path / "straight").mkdir()
     straight = make_config(tmp_path / "straight", **settings)

@@ -21,6 +21,11 @@ def accumulation(values: Mapping[str, Any]) -> int:
     return max(1, rows // micro_batch(values))
 
 
+def is_packed(values: Mapping[str, Any]) -> bool:
+    """Whether several rows are packed into one."""
+    return normalise(values.get("sample_packing")) is True
+
+
 def rows_of_step(values: Mapping[str, Any], processes: int) -> int:
     """Rows of one step, all processes together."""
     return micro_batch(values) * accumulation(values) * _groups(values, processes)
@@ -30,8 +35,10 @@ def keeps_step(before: Mapping[str, Any], after: Mapping[str, Any], old: int, ne
     """Whether each step has the same rows on `new` processes as it had on `old` ones.
 
     The rows come in one order, and micro-batch after micro-batch is dealt out to the processes.
+    Packed rows do not: Axolotl 0.19 shuffles them otherwise on one process than on several
+    (utils/samplers/multipack.py keeps what it drew to count an epoch).
     """
-    same_deal = micro_batch(before) == micro_batch(after)
+    same_deal = micro_batch(before) == micro_batch(after) and not is_packed(after)
     return same_deal and rows_of_step(before, old) == rows_of_step(after, new)
 
 

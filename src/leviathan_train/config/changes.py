@@ -106,6 +106,8 @@ def _on_other_processes(
     elif kept:
         effect = Effect.ASKED
         why = f"{rows} rows a step as before, but summed in another way: not bit-identical"
+    elif before and batch.is_packed(after):
+        why = f"packed rows are shuffled in another way: {effects.ROWS}"
     elif before:
         keep = batch.accumulation_to_keep(before, after, old, processes)
         cure = f"gradient_accumulation_steps: {keep} keeps them" if keep else "nothing keeps them"

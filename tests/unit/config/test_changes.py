@@ -399,6 +399,19 @@ def test_another_number_of_processes_is_told_with_what_keeps_the_batch(
     assert change.needs_yes
 
 
+def test_packed_rows_come_in_another_order_on_other_processes(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    old = make_config(tmp_path, sample_packing=True, gradient_accumulation_steps=4)
+    made = checkpoint(old, world_size=1)
+    path = make_config(tmp_path, sample_packing=True, gradient_accumulation_steps=2)
+    origin = origin_of(checkpoints.inspect(Run(made.parent), made))
+    found = {one.key: one for one in changes_since(origin, load_config(path), world_size=2)}
+    assert found["number of processes"].effect == "changes the data order"
+    assert "packed rows" in found["number of processes"].why
+    assert found["gradient_accumulation_steps"].effect == "changes the data order"
+
+
 def test_what_deepspeed_cannot_divide_anew_is_refused(
     tmp_path: Path, make_config: MakeConfig
 ) -> None:

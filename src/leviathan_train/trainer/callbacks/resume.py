@@ -148,7 +148,8 @@ class ResumeCallback(TrainerCallback):
         now, then = loop.process.world_size, seal.world_size
         divided = f"on {now} process{'' if now == 1 else 'es'} instead of {then}"
         here = placed(stored, loop.trainer.args, now, then) if stored else None
-        if here and here.batches == position(loop.trainer)["batches"]:
+        same = here is not None and not loop.cfg.sample_packing  # see `config.batch.keeps_step`
+        if here and same and here.batches == position(loop.trainer)["batches"]:
             rows = here.batches * now * loop.trainer.args.per_device_train_batch_size
             loop.process.say(f"Goes on after {rows} rows of the epoch, {divided}.")
         else:
