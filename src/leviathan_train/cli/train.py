@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,6 +13,9 @@ from leviathan_train.cli.options import LaunchCommand, config_argument, sets_opt
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
 from leviathan_train.errors import DONE, UsageError
+from leviathan_train.launch.command import has_gpu
+from leviathan_train.launch.join import Joiner
+from leviathan_train.launch.machines import layout_of
 from leviathan_train.launch.on_end import on_end as at_the_end
 from leviathan_train.launch.schedule import TimeLimit
 from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation, warned
@@ -119,23 +123,35 @@ def train(
     slurm = Allocation.here(requeue=requeue)
     again = typed(ctx, without=_ONLY_ONCE)
     screen = Screen()
+    layout = layout_of(accelerate_args, has_gpu=has_gpu())
+    if not layout.is_first:
+        slurm, mirror = None, None  # the first machine's command decides
     if slurm:
         choice = slurm.choice(Run(cfg.output_dir), choice, screen.line)
-    options = Options(again, choice, yes, grace, accelerate_args, mirror, wait_for_copy=not requeue)
-    starter = Starter(cfg, options, TerminalDialog(screen))
+    waits = not requeue
+    options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, waits)
+    dialog = TerminalDialog(screen)
+    starter = Starter(cfg, options, dialog)
     with NotedSignals(WARNINGS) as early:  # from here on a warning does not kill this process
         starter.check()
-        plan = starter.plan(dry_run=dry_run)
-        if plan is None:
-            return DONE
-        if dry_run:
-            screen.line(shlex.join(plan.argv))
-            return DONE
-        if slurm:
-            limit = slurm.limit(limit, screen.line)
+        if layout.is_first or dry_run:
+            plan = starter.plan(dry_run=dry_run)
+            if plan is None:
+                return DONE
+            if dry_run:
+                screen.line(shlex.join(plan.argv))
+                return DONE
+            if slurm:
+                limit = slurm.limit(limit, screen.line)
+            train_all = partial(starter.train_all, plan, limit, hours, max_restarts)
+        else:
+            joiner = Joiner(cfg, options, starter, dialog)
+            if joiner.is_finished():
+                return DONE
+            train_all = partial(joiner.train_all, limit, hours, max_restarts)
         interrupted = False
         with at_the_end(on_end, starter.run, screen.line) as result:
-            result.end = warned(early) or starter.train_all(plan, limit, hours, max_restarts)
+            result.end = warned(early) or train_all()
             result.status = starter.exit_status(result.end)
             screen.outcome(starter.run, again.again(), result.end, result.status)
             if slurm and (interrupted := slurm.is_interrupted(starter.run, result.end)):

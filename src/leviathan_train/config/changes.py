@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config import effects, versions
+from leviathan_train.config import batch, effects, versions
 from leviathan_train.config.base_model import has_fingerprint, same_base
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.inputs import DataFacts, changed_data, config_base_facts
 from leviathan_train.config.load import PLUGIN, Config, normalise
+
+_STEP_KEYS = frozenset({"gradient_accumulation_steps", "batch_size"})
 
 
 class Topic(Enum):
@@ -86,17 +88,38 @@ def changes_since(origin: Origin, config: Config, *, world_size: int | None = No
     """
     found = list(_sealed(origin, config) if origin.settings else _unsealed(origin, config))
     if world_size and world_size != origin.world_size:
-        change = Change(
-            "number of processes",
-            origin.world_size,
-            world_size,
-            Effect.ORDER,
-            effects.ROWS,
-            Topic.PROCESSES,
-        )
-        found.append(_balanced(change, origin, config))
+        found = [*_on_other_processes(origin, config, world_size, found)]
     order = list(Effect)
     return sorted(found, key=lambda change: order.index(change.effect))
+
+
+def _on_other_processes(
+    origin: Origin, config: Config, processes: int, found: list[Change]
+) -> Iterator[Change]:
+    """The changes, with that of the number of processes, which may make up for another one."""
+    before, after, old = origin.settings, config.values, origin.world_size
+    kept = bool(before) and batch.keeps_step(before, after, old, processes)
+    rows = batch.rows_of_step(before, old)
+    effect, why = Effect.ORDER, effects.ROWS
+    if after.get("deepspeed"):
+        effect, why = Effect.REFUSED, "DeepSpeed cannot divide its states anew"
+    elif kept:
+        effect = Effect.ASKED
+        why = f"{rows} rows a step as before, but summed in another way: not bit-identical"
+    elif before and batch.is_packed(after):
+        why = f"packed rows are shuffled in another way: {effects.ROWS}"
+    elif before:
+        keep = batch.accumulation_to_keep(before, after, old, processes)
+        cure = f"gradient_accumulation_steps: {keep} keeps them" if keep else "nothing keeps them"
+        now = batch.rows_of_step(after, processes)
+        why = f"{now} rows a step instead of {rows}, and {effects.ROWS}; {cure}"
+    change = Change("number of processes", old, processes, effect, why, Topic.PROCESSES)
+    balanced = _balanced(replace(change, effect=Effect.ORDER), origin, config)
+    yield balanced if balanced.effect is Effect.REFUSED else change
+    for one in found:
+        if kept and one.effect is Effect.ORDER and one.key in _STEP_KEYS:
+            one = replace(one, effect=Effect.TAKES_EFFECT, why=f"{rows} rows a step as before")
+        yield one
 
 
 def _sealed(origin: Origin, config: Config) -> Iterator[Change]:

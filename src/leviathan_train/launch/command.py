@@ -15,10 +15,11 @@ from typing import Any
 
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
+from leviathan_train.launch.machines import ALONE, Layout
 from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import Run
 from leviathan_train.run.session import Session
-from leviathan_train.system.processes import SESSION_ENV
+from leviathan_train.system.processes import MACHINE_ENV, SESSION_ENV
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Plan:
         rebuild_rows: whether Axolotl is to tokenise the data again.
         until, until_monotonic: when to be off the GPU; see `run.records.Launch`.
         grace: seconds after which a trainer that does not obey a pause is killed.
+        layout: the processes and machines that train.
     """
 
     config: Config
@@ -76,6 +78,7 @@ class Plan:
     grace: float
     until: float | None = None
     until_monotonic: float | None = None
+    layout: Layout = ALONE
 
 
 def check_packages() -> None:
@@ -138,8 +141,8 @@ def _literal(value: Any) -> str:
     return repr(value)
 
 
-def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
-    """The trainer's environment.
+def build_env(session: Session, base: Mapping[str, str], machine: int = 0) -> dict[str, str]:
+    """The trainer's environment on one of the machines that train together.
 
     torch's elastic agent would answer SIGTERM by a traceback and by killing its ranks after
     30 s; left to the ranks, it is a pause (`PET_` is torchrun's prefix for its options).
@@ -148,24 +151,13 @@ def build_env(session: Session, base: Mapping[str, str]) -> dict[str, str]:
     """
     return dict(base) | {
         SESSION_ENV: str(session.path),
+        MACHINE_ENV: str(machine),
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
         "AXOLOTL_DO_NOT_TRACK": base.get("AXOLOTL_DO_NOT_TRACK", "1"),
         "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
         "TQDM_DISABLE": base.get("TQDM_DISABLE", "1"),
     }
-
-
-def processes_of(accelerate: Sequence[str], *, has_gpu: bool) -> int | None:
-    """Number of processes that the arguments of `accelerate launch` ask for, if they tell."""
-    if not accelerate and not has_gpu:
-        return 1
-    for index, part in enumerate(accelerate):
-        match = re.fullmatch(r"--num[_-]processes(?:=(\d+))?", part)
-        if match:
-            value = match[1] or (accelerate[index + 1] if index + 1 < len(accelerate) else "")
-            return int(value) if value.isdigit() else None
-    return None
 
 
 def has_gpu() -> bool:

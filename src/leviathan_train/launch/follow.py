@@ -6,17 +6,20 @@ command line nor a closed terminal takes the training along.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from leviathan_train.checkpoints.store import step_of
 from leviathan_train.config.redact import is_secret, redact
 from leviathan_train.launch import requests
 from leviathan_train.launch.activity import Activity, Feed
 from leviathan_train.launch.command import Plan, build_env
+from leviathan_train.launch.machines import Layout
 from leviathan_train.run import liveness
 from leviathan_train.run.folder import kill_orphans
 from leviathan_train.run.log import cause_in, plugin_failed_to_load
@@ -29,6 +32,7 @@ from leviathan_train.run.records import (
     Ending,
     Launch,
     Phase,
+    RequestKind,
     Status,
 )
 from leviathan_train.run.session import Session
@@ -40,6 +44,10 @@ from leviathan_train.system.signals import WARNINGS, NotedSignals
 _POLL = 0.1
 _LINGER = 120.0
 """Seconds that a trainer which has recorded its end may take for its exit handlers."""
+_LINGER_OF_MANY = 20.0
+"""The same after a fault on one of several machines, where it may be the others that wait."""
+_LOOK_ROUND = 5.0
+"""Seconds between two looks at what the other machines do."""
 
 
 def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
@@ -64,8 +72,21 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
             until=plan.until,
             until_monotonic=plan.until_monotonic,
             grace=plan.grace,
+            machines=plan.layout.machines,
         )
     )
+
+
+def launcher_of(layout: Layout) -> str:
+    """The role of a machine's launcher in the session."""
+    return "launcher" if layout.is_first else f"launcher{layout.machine}"
+
+
+def log_of(session: Session, layout: Layout) -> Path:
+    """Where a machine's trainer writes its output."""
+    if layout.is_first:
+        return session.log
+    return session.log.with_name(f"{session.log.stem}_machine{layout.machine}.log")
 
 
 def _recordable(words: Sequence[str]) -> Iterator[str]:
@@ -113,7 +134,8 @@ class Training:
     ) -> None:
         self.plan = plan
         self.session = session
-        self.log = plan.run.logs / f"training_{session.id}.log"
+        self.machine = plan.layout.machine
+        self.log = log_of(session, plan.layout)
         self.news: Callable[[], Iterable[str]] = tuple
         self.tell = on_line
         self._on_activity = on_activity
@@ -125,6 +147,7 @@ class Training:
         self._feed = Feed(plan.run)
         self._screen = LineReader(session.screen_file)
         self._registered = False
+        self._looked_round_at = 0.0
 
     def start(self) -> None:
         """Start the launcher in a session of its own, so that Ctrl+C reaches us alone."""
@@ -135,10 +158,11 @@ class Training:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=build_env(self.session, os.environ),
+                env=build_env(self.session, os.environ, self.machine),
                 start_new_session=True,
             )
-        self.session.add_process(Process.of(self._process.pid), "launcher")
+        role = launcher_of(self.plan.layout)
+        self.session.add_process(Process.of(self._process.pid), role)
 
     def follow(self) -> End:
         """Follow the trainer until no process of it is left; signals become requests."""
@@ -148,18 +172,50 @@ class Training:
             self._show()
             if not self._registered:
                 self._check_registered(ended)
-            if ended and not liveness.trainer_alive(self.session) and self._is_over():
+            if ended and not self._trainer_lives() and not self._first_goes_on():
                 break
             self._keep_deadlines()
+            self._look_round()
             time.sleep(_POLL)
         self._show()
-        liveness.kill(self.session)  # data workers and other orphans, if any
-        kill_orphans(self.plan.run)
+        self._end_processes()  # data workers and other orphans, if any
+        if self._many is None:
+            kill_orphans(self.plan.run)
         return self.session.end or self._close()
 
-    def _is_over(self) -> bool:
-        """Whether a dead launcher left no trainer that has yet to tell of itself."""
-        return self._registered or not liveness.stragglers(self.session)
+    @property
+    def _many(self) -> int | None:
+        """This machine's number if several train together."""
+        return self.machine if self.plan.layout.machines > 1 else None
+
+    def _trainer_lives(self) -> bool:
+        """Whether a dead launcher left a trainer here, or one that has yet to tell of itself."""
+        if self._many is None and liveness.trainer_alive(self.session):
+            return True
+        here = liveness.stragglers(self.session, self._many)
+        ranks = (one for role, one in self.session.processes().items() if role.startswith("rank"))
+        named = {rank.pid for rank in ranks if rank.alive()}
+        return bool(here if not self._registered else here & named)
+
+    def _first_goes_on(self) -> bool:
+        """Whether the trainer here ended well, and the first machine has yet to say how."""
+        if self.plan.layout.is_first or self._process.returncode or self.session.end:
+            return False
+        return liveness.alive(self.session)
+
+    def _end_processes(self) -> None:
+        liveness.kill(self.session, self._many)
+
+    def _look_round(self) -> None:
+        """Of a training on several machines: tell that this one lives, see that it goes on."""
+        if self._many is None or time.monotonic() - self._looked_round_at < _LOOK_ROUND:
+            return
+        self._looked_round_at = time.monotonic()
+        if self.plan.layout.is_first and not self.session.status_file.exists():
+            with contextlib.suppress(OSError):  # no trainer tells of itself yet
+                os.utime(self.session.launch_file)
+        if self.session.end is None and self.plan.run.session() != self.session:
+            self._kill("the first machine has started another session", Cause.DIED, Ending.CRASHED)
 
     def _keep_deadlines(self) -> None:
         """Kill a trainer that outlives its grace period, or its own end."""
@@ -168,8 +224,10 @@ class Training:
             self._kill(f"it did not end within {self._grace:.0f} s", Cause.HUNG)
         if self.session.end:
             self._ended_at = self._ended_at or now
-            if now > self._ended_at + _LINGER:
-                liveness.kill(self.session)
+            faulty = self.session.end.kind not in {Ending.FINISHED, Ending.PAUSED}
+            linger = _LINGER_OF_MANY if faulty and self._many is not None else _LINGER
+            if now > self._ended_at + linger:
+                self._end_processes()
 
     def _handle_signals(self) -> None:
         for number in self._signals.take():
@@ -207,20 +265,27 @@ class Training:
         return f"Ctrl+C again: kill it now{lost}"
 
     def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:
-        liveness.kill(self.session)
+        if self._many is not None:  # before the others fail of it, and tell of that
+            requests.close_as(kind, self.plan.run, self.session, why, cause)
+            with contextlib.suppress(OSError):
+                self.session.ask(RequestKind.KILL, why, cause=cause)
+        self._end_processes()
         self._show()
         requests.close_as(kind, self.plan.run, self.session, why, cause)
 
     def _check_registered(self, ended: bool) -> None:
         """See that the plugin lives in the trainer; Axolotl 0.19 only logs that it does not."""
-        if self.session.status_file.exists():
+        told = (
+            self.session.status_file if self._many is None else self.session.beat_file(self._many)
+        )
+        if told.exists():
             self._registered = True
             return
         failed = plugin_failed_to_load(self.log)
-        if not failed and (not ended or liveness.stragglers(self.session)):
+        if not failed and (not ended or liveness.stragglers(self.session, self._many)):
             return
         if failed or (self._process.returncode == 0 and self.session.end is None):
-            liveness.kill(self.session)
+            self._end_processes()
             why = "the plugin leviathan_train.plugin did not load in the trainer"
             self.session.close(End(Ending.CRASHED, None, None, why, time.time(), Cause.PLUGIN))
         self._registered = True

@@ -29,6 +29,7 @@ from leviathan_train.launch import (
 from leviathan_train.launch.command import Plan, Typed
 from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.findings import Finding, Level, Topic
+from leviathan_train.launch.machines import ALONE, Layout, with_machine
 from leviathan_train.launch.mirrored import Mirror, copied, fetch_newer
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.schedule import TimeLimit, supervise
@@ -52,6 +53,7 @@ class Options:
         yes: answer every question with yes.
         grace: see `command.Plan`.
         accelerate: arguments for `accelerate launch`.
+        layout: what they ask for.
         mirror: the text of `--mirror`.
         wait_for_copy: whether the end of a training waits for the last checkpoint's copy.
     """
@@ -61,6 +63,7 @@ class Options:
     yes: bool = False
     grace: float = PAUSE_GRACE
     accelerate: tuple[str, ...] = ()
+    layout: Layout = ALONE
     mirror: str | None = None
     wait_for_copy: bool = True
 
@@ -99,8 +102,8 @@ class Starter:
             if first.topic is Topic.KEYS:
                 hint = f"{hint} Or accept it with:  --yes"
             raise UsageError(f"{first.message}{more}", hint)
-        self._warn(found)
-        if session := self.run.live_session():
+        _warn(self._dialog, found)
+        if self._options.layout.is_first and (session := self.run.live_session()):
             raise busy(self.run, session)
 
     def plan(self, *, dry_run: bool = False, first: bool = True) -> Plan | None:
@@ -127,9 +130,9 @@ class Starter:
             choice = fetch_newer(self._mirror, run, choice, self._dialog, yes=yes, dry_run=dry_run)
         found = checkpoints.scan(run)
         offer = resume.choose(run, self.config, choice, found)
-        if choice in {"ask", "auto"} and self._is_finished(found):
+        if choice in {"ask", "auto"} and self.is_finished(found):
             return None
-        self._warn(_looked_at_machine(self.config, run, found, offer, first=first))
+        _warn(self._dialog, _looked_at_machine(self.config, run, found, offer, first=first))
         self._dialog.show_offer(run, offer)
         differences = self._changes(offer)
         if first:
@@ -152,6 +155,7 @@ class Starter:
             resume_from=resume_from,
             rebuild_rows=rebuild,
             grace=options.grace,
+            layout=options.layout,
         )
 
     def train(self, plan: Plan) -> End:
@@ -167,6 +171,7 @@ class Starter:
             training = follow.Training(plan, session, signals, dialog.tell, dialog.show_progress)
             dialog.tell(f"Log: {training.log}")
             training.start()
+            _call_others(plan, dialog)
             with copied(self._mirror, training, lambda: bool(signals.take())):
                 try:
                     return training.follow()
@@ -212,17 +217,13 @@ class Starter:
         if end.kind is not Ending.CRASHED:
             return outcome.exit_status(self.run, end)
         session = self.run.session()
-        log = session.log if session else self.run.logs
-        if self._is_new and session and session.begin is None:
+        log = follow.log_of(session, self._options.layout) if session else self.run.logs
+        alone = self._options.layout.machines < 2  # else others read the records still
+        if session and session.begin is None and self._is_new and alone:
             log = outcome.discard(self.run, log)
         raise outcome.failure(self.run, end, log, self._options.typed.again())
 
-    def _warn(self, found: Iterable[Finding]) -> None:
-        for one in found:
-            if one.level is not Level.OK:
-                self._dialog.tell(f"⚠️  {one.message}")
-
-    def _is_finished(self, found: list[Checkpoint]) -> bool:
+    def is_finished(self, found: list[Checkpoint]) -> bool:
         """Whether there is nothing left to train; told, with what to type next."""
         step = finished_at(self.run, found)
         newest = checkpoints.latest(found)
@@ -255,11 +256,27 @@ class Starter:
         """
         if offer.checkpoint is None:
             return []
-        processes = command.processes_of(self._options.accelerate, has_gpu=command.has_gpu())
+        processes = self._options.layout.processes
         found = changes_since(origin_of(offer.checkpoint), self.config, world_size=processes)
         self._dialog.show_changes(found)
         confirm.refuse(self.config, offer.checkpoint, found, self._options.typed)
         return found
+
+
+def _warn(dialog: Dialog, found: Iterable[Finding]) -> None:
+    for one in found:
+        if one.level is not Level.OK:
+            dialog.tell(f"⚠️  {one.message}")
+
+
+def _call_others(plan: Plan, dialog: Dialog) -> None:
+    """Say what to type on the other machines, if there are any: training waits for them."""
+    if (others := plan.layout.machines - 1) > 0:
+        there = replace(plan.typed, accelerate=with_machine(plan.typed.accelerate, 1))
+        dialog.tell(
+            f"Waiting for {others} other machine{'' if others == 1 else 's'}. Type there, with its"
+            f" number:  {there.again()}"
+        )
 
 
 def _looked_at_machine(

@@ -14,6 +14,7 @@ The command line and the trainer meet only here, through files in the run's fold
     <run>/.leviathan/sessions/<id>/screen        the lines meant for the screen
     <run>/.leviathan/sessions/<id>/seam.json     the verdict on the resume
     <run>/.leviathan/sessions/<id>/end.json      how it ended
+    <run>/.leviathan/sessions/<id>/beat-<n>      sign of life of machine n, where several train
 """
 
 from __future__ import annotations
@@ -215,14 +216,17 @@ def _order(name: str) -> tuple[str, int, str]:
     return (match[1], int(match[2] or 1), name) if match else ("", 0, name)
 
 
-def kill_orphans(run: Run) -> None:
+def kill_orphans(run: Run, spare: Session | None = None) -> None:
     """Kill the processes that dead sessions of the run left behind, on this host.
+
+    All but those of `spare`, a session that lives.
 
     A data worker may outlive a trainer that was killed; an orphaned trainer would write into
     the run beside the next one.
     """
     for _ in range(5):
-        pids = set(processes.below_sessions(run.sessions_folder.resolve())) - {os.getpid()}
+        folder = run.sessions_folder.resolve()
+        pids = set(processes.below_sessions(folder, spare.path if spare else None)) - {os.getpid()}
         if not pids:
             return
         processes.kill(pids)

@@ -87,27 +87,34 @@ def ask_to_pause(session: Session, by: str, grace: float, cause: Cause) -> None:
     try:
         session.ask(RequestKind.PAUSE, by, grace, cause)
     except OSError:
-        rank0 = session.processes().get("rank0")
-        if not session.is_here() or rank0 is None or not rank0.alive():
+        named = sorted(session.processes().items())
+        ranks = [one for role, one in named if role.startswith("rank") and one.alive()]
+        if not ranks:  # none on this host
             raise
-        os.kill(rank0.pid, signal.SIGTERM if cause is Cause.SIGNAL else signal.SIGINT)
+        os.kill(ranks[0].pid, signal.SIGTERM if cause is Cause.SIGNAL else signal.SIGINT)
 
 
-def stragglers(session: Session) -> set[int]:
-    """Pids of every live process of the training, orphans included, but the command line's."""
+def stragglers(session: Session, machine: int | None = None) -> set[int]:
+    """Pids of every live process of the training, orphans included, but the command line's.
+
+    Args:
+        machine: only what was started as this one of several machines; all that are here if
+            None.
+    """
+    pids = set(processes.of_session(session.path, machine))
     named = dict(session.processes())
     cli = named.pop("cli", None)
-    pids = set(processes.of_session(session.path))
-    pids |= {process.pid for process in named.values() if process.alive()}
+    if machine is None:
+        pids |= {process.pid for process in named.values() if process.alive()}
     for pid in list(pids):
         pids |= set(processes.descendants(pid))
-    return pids - {os.getpid()} - ({cli.pid} if cli else set())
+    return pids - {os.getpid()} - ({cli.pid} if cli and session.is_here() else set())
 
 
-def kill(session: Session) -> None:
-    """Kill every process of the training, and see them gone."""
+def kill(session: Session, machine: int | None = None) -> None:
+    """Kill every process of the training, or of one machine of it, and see them gone."""
     for _ in range(5):  # a process may fork between the look and the blow
-        if not (pids := stragglers(session)):
+        if not (pids := stragglers(session, machine)):
             return
         processes.kill(pids)
-        processes.wait_until(lambda: not stragglers(session), 1.0, poll=0.02)
+        processes.wait_until(lambda: not stragglers(session, machine), 1.0, poll=0.02)

@@ -203,6 +203,7 @@ class Launch:
         waiting_until: for a session that waits for its window: when that opens.
         slurm_job, slurm_restarts: the Slurm job it was started in, and which start of that job
             it was; see `system.slurm`.
+        machines: how many machines train together; `host` is the first of them.
     """
 
     id: str = ""
@@ -225,6 +226,7 @@ class Launch:
     slurm_job: str = ""
     slurm_restarts: int = 0
     protocol: int = 1
+    machines: int = 1
 
     def off_by(self, host: str, now: float, monotonic: float) -> float | None:
         """When the session must be off the GPU, by the wall clock; None if nothing limits it.

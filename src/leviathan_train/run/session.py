@@ -93,6 +93,10 @@ class Session:
     def end(self) -> End | None:
         return records.read(End, self.end_file)
 
+    def beat_file(self, machine: int) -> Path:
+        """Touched again and again while the trainer lives on one of several machines."""
+        return self.path / f"beat-{machine}"
+
     @property
     def requests(self) -> RequestQueue:
         return RequestQueue(self.path / "requests")

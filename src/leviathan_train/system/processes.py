@@ -18,6 +18,9 @@ from typing import Any
 SESSION_ENV = "LEVIATHAN_SESSION"
 """Environment variable that carries the session's folder to every process of a training."""
 
+MACHINE_ENV = "LEVIATHAN_MACHINE"
+"""The same for the number of the machine, of several that train together."""
+
 
 def hostname() -> str:
     """The name that tells this machine from others on a shared file system."""
@@ -71,32 +74,48 @@ class Process:
         return bool(self.started) and _start_time(self.pid) == self.started
 
 
-def of_session(session: Path) -> list[int]:
+def of_session(session: Path, machine: int | None = None) -> list[int]:
     """Pids of all live processes that carry `session` in their environment, but this one's.
 
     Finds what a record cannot: data workers, ranks, and orphans whose parent has died.
+
+    Args:
+        machine: only what was started as this one of several machines; two of them may be one
+            host.
     """
-    return [pid for pid, carried in _carriers() if carried == str(session)]
+    return [
+        pid
+        for pid, carried, of_machine in _carriers()
+        if carried == str(session) and (machine is None or of_machine == str(machine))
+    ]
 
 
-def below_sessions(folder: Path) -> list[int]:
-    """The same for every session whose folder lies in `folder`; this one's ancestors left out."""
+def below_sessions(folder: Path, spare: Path | None = None) -> list[int]:
+    """The same for every session whose folder lies in `folder`; this one's ancestors left out.
+
+    Args:
+        spare: a session whose processes are left out, too.
+    """
     import psutil
 
     ours = {parent.pid for parent in psutil.Process().parents()}
-    found = [pid for pid, carried in _carriers() if os.path.dirname(carried) == str(folder)]
-    return [pid for pid in found if pid not in ours]
+    return [
+        pid
+        for pid, carried, _ in _carriers()
+        if os.path.dirname(carried) == str(folder) and carried != str(spare) and pid not in ours
+    ]
 
 
-def _carriers() -> Iterator[tuple[int, str]]:
-    """Pid of each live process that belongs to a session, and the session's folder."""
+def _carriers() -> Iterator[tuple[int, str, str]]:
+    """Pid of each live process that belongs to a session, the session's folder, the machine."""
     import psutil
 
     for process in psutil.process_iter():
         try:
-            carried = process.environ().get(SESSION_ENV)
+            environ = process.environ()
+            carried = environ.get(SESSION_ENV)
             if carried and process.pid != os.getpid() and _start_time(process.pid):
-                yield process.pid, carried
+                yield process.pid, carried, environ.get(MACHINE_ENV, "0")
         except (psutil.Error, OSError, UnicodeDecodeError):
             continue
 

@@ -35,6 +35,7 @@ from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process
 from leviathan_train.system.signals import WARNINGS
+from leviathan_train.trainer.beats import Beats
 from leviathan_train.trainer.deadline import Deadline
 
 _POLL = 0.2
@@ -74,6 +75,7 @@ class Listener:
         session: the session of this process.
         rank: this process's rank; rank 0 writes the status and answers requests.
         leave: called from the listening thread to end the process; must not return.
+        beats: of a training on several machines: the signs of life between them.
         clock: the monotonic clock, in seconds.
     """
 
@@ -85,6 +87,7 @@ class Listener:
         deadline: Deadline,
         leave: Callable[[End], None],
         *,
+        beats: Beats | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session = session
@@ -98,6 +101,7 @@ class Listener:
         self.last_checkpoint: str | None = None
         self.errors = 0
         self._leave = leave
+        self._beats = beats or Beats(session, 0, 1, beats=False)
         self._clock = clock
         self._parent = os.getppid()
         self._has_launcher = session.launch.cli
@@ -127,6 +131,7 @@ class Listener:
         """Stop listening (main thread only); requests and deadlines are no longer heard."""
         self._closed.set()
         self.write_status(force=True)
+        self._beats.stop()
         signal.set_wakeup_fd(-1)
         self._wake.close()
         self._woken.close()  # the thread's next look at it fails, and it ends
@@ -154,8 +159,7 @@ class Listener:
                 return
             self._written, self._written_at = status, now
             with contextlib.suppress(OSError):  # a full disk must not end the training
-                told = replace(status, updated=time.time())
-                write_json(self.session.status_file, asdict(told))
+                write_json(self.session.status_file, asdict(replace(status, updated=time.time())))
 
     def _described(self) -> Mapping[str, Any]:
         try:
@@ -226,6 +230,8 @@ class Listener:
         if due and self.heard.pause is None:
             self.ask_pause(END_OF_TIME, PAUSE_GRACE, Cause.DEADLINE)
         self._obey()
+        if why := self._beats.look():
+            self.kill(why, Cause.DIED, Ending.CRASHED)
         self.write_status()
 
     def _hear_requests(self) -> None:
@@ -246,14 +252,13 @@ class Listener:
         if pause is None or kill_at is None:
             return
         if self.may_leave:
-            now = time.time()
-            self._leave(End(Ending.STOPPED, None, None, pause.by, now, pause.cause))
+            self._leave(End(Ending.STOPPED, None, None, pause.by, time.time(), pause.cause))
         if self._clock() > kill_at:
             self.kill(f"no step ended within {pause.grace:.0f} s of {pause.by}", Cause.HUNG)
 
-    def kill(self, why: str, cause: Cause) -> None:
+    def kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:
         """End this process and its children at once; the last sealed checkpoint remains."""
-        end = End(Ending.KILLED, self.last_step, self.last_checkpoint, why, time.time(), cause)
+        end = End(kind, self.last_step, self.last_checkpoint, why, time.time(), cause)
         with contextlib.suppress(OSError):
             self.session.close(end)
         processes.kill(processes.descendants(os.getpid()))

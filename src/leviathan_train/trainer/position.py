@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,27 +30,62 @@ def position(trainer: TrainerLike) -> dict[str, int]:
         "batches": done,
         "batches_per_epoch": known,
         "gradient_accumulation_steps": accumulation,
+        "micro_batch_size": int(trainer.args.per_device_train_batch_size),
     }
 
 
-def start_at(trainer: TrainerLike, stored: Mapping[str, int]) -> None:
+def start_at(trainer: TrainerLike, stored: Mapping[str, int], ranks: int, ranks_then: int) -> None:
     """Let training go on where `position` said; call it before training begins.
 
-    Where batches are made in another way now, transformers' own reckoning stays.
+    On another number of ranks that is after the same rows: micro-batch after micro-batch of one
+    order is dealt out to them. Where batches are made in another way now, transformers' own
+    reckoning stays.
     """
-    accumulation = stored["gradient_accumulation_steps"]
-    steps = max(1, math.ceil(stored["batches_per_epoch"] / accumulation))
+    here = placed(stored, trainer.args, ranks, ranks_then)
+    if here is None or trainer.args.ignore_data_skip:
+        return
 
     def place(max_steps: int, steps_per_epoch: int) -> tuple[int, int] | None:
-        if stored["batches_per_epoch"] and steps != steps_per_epoch:
+        if here.batches_per_epoch and abs(here.steps_per_epoch - steps_per_epoch) > here.tolerance:
             return None
-        if trainer.args.gradient_accumulation_steps != accumulation:
-            return None
-        if trainer.args.ignore_data_skip:
-            return None
-        return stored["epoch"], stored["batches"]
+        return here.epoch, here.batches
 
     upstream.start_at(trainer, place)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the data, in batches of one rank.
+
+    Attributes:
+        batches_per_epoch: 0 where nobody knows.
+        tolerance: by how many steps an epoch may differ, from the rounding to whole ones.
+    """
+
+    epoch: int
+    batches: int
+    batches_per_epoch: int
+    steps_per_epoch: int
+    tolerance: int = 0
+
+
+def placed(stored: Mapping[str, int], args: Any, ranks: int, ranks_then: int) -> Place | None:
+    """Where a stored `position` is on these ranks; None where their steps have other rows."""
+    accumulation = int(args.gradient_accumulation_steps)
+    then, epoch = stored["gradient_accumulation_steps"], stored["epoch"]
+    batches, known = stored["batches"], stored["batches_per_epoch"]
+    if ranks == ranks_then:
+        if accumulation != then:
+            return None
+        return Place(epoch, batches, known, max(1, math.ceil(known / then)))
+    micro = stored.get("micro_batch_size")
+    all_batches = batches * ranks_then
+    same_steps = accumulation * ranks == then * ranks_then
+    if micro != args.per_device_train_batch_size or not same_steps or all_batches % ranks:
+        return None
+    per_epoch = math.ceil(known * ranks_then / ranks)
+    steps = max(1, math.ceil(per_epoch / accumulation))
+    return Place(epoch, all_batches // ranks, per_epoch, steps, tolerance=1)
 
 
 class SeededByEpoch(Sampler):

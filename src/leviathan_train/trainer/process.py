@@ -23,10 +23,11 @@ from leviathan_train.run.session import Session
 from leviathan_train.system import processes
 from leviathan_train.system.files import is_out_of_space, write_json
 from leviathan_train.trainer import cause, trackers, upstream
+from leviathan_train.trainer.beats import Beats
 from leviathan_train.trainer.deadline import Deadline
 from leviathan_train.trainer.listener import Listener, join
 from leviathan_train.trainer.output import Output, forgive_full_disks
-from leviathan_train.trainer.ranks import broadcast_name, world
+from leviathan_train.trainer.ranks import broadcast_name, is_local_main, machines, world
 
 _NO_ROOM = 1 << 20
 """Bytes that a disk which is not to blame for an error still has."""
@@ -59,6 +60,7 @@ class TrainerProcess:
             Status(str(self.shown), Phase.STARTING, os.getpid(), processes.hostname()),
             Deadline(launch.until, launch.until_monotonic),
             self.leave_early,
+            beats=Beats(self.session, *machines(), beats=is_local_main()),
         )
         self.listener.start()
         self.listener.write_status(force=True)

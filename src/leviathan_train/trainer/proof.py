@@ -36,7 +36,10 @@ def prove_loaded(
     Raises:
         LeviathanError: something loaded is not what the file holds.
     """
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+    if trainer.is_deepspeed_enabled:
+        return
+    if trainer.is_fsdp_enabled:
+        yield from _prove_schedule(trainer, checkpoint)
         return
     if (verdict := _adapter_equals(trainer, checkpoint)) is not None:
         yield _claim("adapter weights", verdict, checkpoint)
@@ -50,6 +53,15 @@ def prove_loaded(
             if owner is trainer.optimizer:
                 live = _with_settings_of(stored, live, fresh)
             yield _claim(name, _tree_equal(stored, live), checkpoint)
+
+
+def _prove_schedule(trainer: TrainerLike, checkpoint: Path) -> Iterator[str]:
+    """What is the same on all ranks; see `sharded` for the rest."""
+    file = checkpoint / "scheduler.pt"
+    if file.is_file():
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+        same = _tree_equal(stored, trainer.lr_scheduler.state_dict())
+        yield _claim("LR schedule", same, checkpoint)
 
 
 def _claim(name: str, holds: bool, checkpoint: Path) -> str:

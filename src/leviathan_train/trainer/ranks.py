@@ -15,6 +15,17 @@ def world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def machines() -> tuple[int, int]:
+    """This machine's number and how many there are, as torchrun tells them."""
+    group, groups = os.environ.get("GROUP_RANK", "0"), os.environ.get("GROUP_WORLD_SIZE", "1")
+    return int(group), int(groups)
+
+
+def is_local_main() -> bool:
+    """Whether this process is the first one of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def know_cpu_ranks() -> None:
     """Let torch load a checkpoint on several CPU ranks.
 

@@ -32,7 +32,9 @@ def fresh_groups(optimizer: Any) -> list[Group]:
     `train_mode`; Prodigy: `d`), which a checkpoint must win over. Settings are what the
     constructor takes.
     """
-    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    inner = optimizer
+    while hasattr(inner, "optimizer"):
+        inner = inner.optimizer  # accelerate wraps it, and so does DeepSpeed
     settings = _RATES | {
         name
         for kind in type(inner).__mro__
@@ -62,7 +64,7 @@ def apply_settings(trainer: TrainerLike, fresh: list[Group], max_steps: int) -> 
         LeviathanError: the parameter groups do not match.
     """
     optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or scheduler is None:
+    if scheduler is None:
         return None
     if len(fresh) != len(optimizer.param_groups):
         raise LeviathanError("The checkpoint's optimizer has other parameter groups.")

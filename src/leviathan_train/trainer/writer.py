@@ -17,7 +17,7 @@ from leviathan_train.checkpoints.store import Seal
 from leviathan_train.config.redact import redact, secrets
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.records import Cause, Ending, Phase
-from leviathan_train.trainer import rows, upstream
+from leviathan_train.trainer import rows, sharded, upstream
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import position
 from leviathan_train.trainer.room import Room
@@ -56,7 +56,9 @@ class CheckpointWriter:
             while True:
                 try:
                     self._begin_save()
-                    return original(model, trial, **kwargs)
+                    saved = original(model, trial, **kwargs)
+                    sharded.save_adapter(loop.trainer, loop.checkpoint)
+                    return saved
                 except Exception as error:  # each library tells of a full disk in its own way
                     self._room.after(error)
                     state.stateful_callbacks = copy.deepcopy(before)

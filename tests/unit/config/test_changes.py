@@ -365,6 +365,63 @@ def test_another_number_of_processes_moves_the_rows(
     assert (change.old, change.new, change.effect) == (1, 2, "changes the data order")
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "accumulation", "effect", "told"),
+    [
+        (1, 2, 4, "changes the data order", "gradient_accumulation_steps: 2 keeps them"),
+        (1, 2, 2, "asked", "8 rows a step as before"),
+        (2, 1, 8, "asked", "16 rows a step as before"),
+        (2, 1, 4, "changes the data order", "gradient_accumulation_steps: 8 keeps them"),
+        (1, 3, 4, "changes the data order", "nothing keeps them"),
+    ],
+)
+def test_another_number_of_processes_is_told_with_what_keeps_the_batch(
+    tmp_path: Path,
+    make_config: MakeConfig,
+    then: int,
+    now: int,
+    accumulation: int,
+    effect: str,
+    told: str,
+) -> None:
+    config = make_config(tmp_path, micro_batch_size=2, gradient_accumulation_steps=4)
+    made = checkpoint(config, world_size=then)
+    path = make_config(tmp_path, micro_batch_size=2, gradient_accumulation_steps=accumulation)
+    origin = origin_of(checkpoints.inspect(Run(made.parent), made))
+    found = changes_since(origin, load_config(path), world_size=now)
+    change = next(one for one in found if one.key == "number of processes")
+    assert (change.old, change.new, change.effect) == (then, now, effect)
+    assert told in change.why
+    others = {one.key: one.effect for one in found if one is not change}
+    kept = effect == "asked"
+    expected = {} if accumulation == 4 else {"gradient_accumulation_steps": "takes effect"}
+    assert others == expected or not kept
+    assert change.needs_yes
+
+
+def test_packed_rows_come_in_another_order_on_other_processes(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    old = make_config(tmp_path, sample_packing=True, gradient_accumulation_steps=4)
+    made = checkpoint(old, world_size=1)
+    path = make_config(tmp_path, sample_packing=True, gradient_accumulation_steps=2)
+    origin = origin_of(checkpoints.inspect(Run(made.parent), made))
+    found = {one.key: one for one in changes_since(origin, load_config(path), world_size=2)}
+    assert found["number of processes"].effect == "changes the data order"
+    assert "packed rows" in found["number of processes"].why
+    assert found["gradient_accumulation_steps"].effect == "changes the data order"
+
+
+def test_what_deepspeed_cannot_divide_anew_is_refused(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    path = make_config(tmp_path, deepspeed="zero2.json")
+    made = checkpoint(path, world_size=2)
+    origin = origin_of(checkpoints.inspect(Run(made.parent), made))
+    (change,) = changes_since(origin, load_config(path), world_size=1)
+    assert change.effect == "refused"
+
+
 # -- through the command ---------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from leviathan_train.run.records import (
     Status,
 )
 from leviathan_train.run.session import Session
+from leviathan_train.trainer.beats import Beats
 from leviathan_train.trainer.deadline import Deadline
 from leviathan_train.trainer.listener import Listener
 
@@ -53,8 +54,8 @@ class Bench:
         self.listener.may_leave = False
         self.listener.kill = self._kill  # type: ignore[method-assign]
 
-    def _kill(self, why: str, cause: Cause) -> None:
-        self.killed.append(End(Ending.KILLED, None, None, why, 0.0, cause))
+    def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:
+        self.killed.append(End(kind, None, None, why, 0.0, cause))
 
     def _leave(self, end: End) -> None:
         self.left.append(end)
@@ -268,3 +269,19 @@ def test_a_signal_is_heard_while_the_main_thread_sits_in_c_code(
     assert (session.end.kind, session.end.why) == (Ending.KILLED, "the test")
     assert process.stdout
     process.stdout.close()
+
+
+def test_a_machine_that_is_gone_ends_the_training_as_a_crash(bench: Bench) -> None:
+    """So that `--max-restarts` begins again."""
+    bench.listener._beats = SilentOther(bench.session, 0, 2, beats=False)
+    bench.turn()
+    (end,) = bench.killed
+    assert (end.kind, end.cause) == (Ending.CRASHED, Cause.DIED)
+    assert "machine 1" in end.why
+
+
+class SilentOther(Beats):
+    """The other machine has been silent for too long."""
+
+    def look(self) -> str:
+        return "machine 1 gave no sign of life for 120 s"

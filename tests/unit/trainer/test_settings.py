@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from leviathan_train.trainer.settings import fresh_groups
@@ -27,3 +29,16 @@ def test_a_group_with_a_rate_of_its_own_keeps_it() -> None:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": weights[:1], "lr": 0.5}, {"params": weights[1:]}]
     assert [group["lr"] for group in fresh_groups(torch.optim.AdamW(groups, lr=0.1))] == [0.5, 0.1]
+
+
+def test_the_settings_are_those_of_the_optimizer_within_its_wrappers() -> None:
+    """accelerate wraps it, and so does DeepSpeed; neither takes a weight decay itself."""
+    inner = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], weight_decay=0.3)
+    (group,) = fresh_groups(Wrapper(Wrapper(inner)))
+    assert group["weight_decay"] == 0.3
+
+
+class Wrapper:
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.param_groups = optimizer.param_groups

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from leviathan_train.checkpoints import seal as seals
 from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.store import Seal
 from leviathan_train.config.effects import ORDER
 from leviathan_train.config.exactness import inexact_optimizer
 from leviathan_train.config.redact import redact
@@ -26,9 +27,9 @@ from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Begin, Phase
 from leviathan_train.system.files import read_json, write_json
-from leviathan_train.trainer import other_callbacks, proof, rows, settings, upstream
+from leviathan_train.trainer import other_callbacks, proof, rows, settings, sharded, upstream
 from leviathan_train.trainer.loop import Loop
-from leviathan_train.trainer.position import position, start_at
+from leviathan_train.trainer.position import placed, position, start_at
 from leviathan_train.trainer.seam import Seam
 from leviathan_train.trainer.writer import CheckpointWriter
 
@@ -46,8 +47,9 @@ class ResumeCallback(TrainerCallback):
         loop.trainer.args.eval_on_start = False
         if store.is_sealed(checkpoint):
             loop.resumed_seal = seals.read(checkpoint)
-        if loop.resumed_seal and (place := loop.resumed_seal.trainer.get("position")):
-            start_at(loop.trainer, place)
+        seal = loop.resumed_seal
+        if seal and (place := seal.trainer.get("position")):
+            start_at(loop.trainer, place, loop.process.world_size, seal.world_size)
         state = read_json(checkpoint / "trainer_state.json")
         limit = loop.trainer.args.max_steps
         if isinstance(state, dict) and 0 < limit <= state.get("global_step", 0):
@@ -81,6 +83,7 @@ class ResumeCallback(TrainerCallback):
         loop, listener = self.loop, self.loop.process.listener
         upstream.check_training(loop.trainer)
         loop.ranks.open()
+        self._meet()
         if loop.resumed:
             self._restore(loop.resumed, state)
         # transformers keeps the checkpoint's own intervals (`TrainerState.compute_steps`).
@@ -98,6 +101,18 @@ class ResumeCallback(TrainerCallback):
             self._make_up_evaluation()
         loop.began = loop.saved_at = time.monotonic()
 
+    def _meet(self) -> None:
+        """See that all ranks are of one session: each machine's command looks for it by itself.
+
+        Raises:
+            LeviathanError: they are not.
+        """
+        sessions = self.loop.ranks.gather(self.loop.process.session.id)
+        if others := sorted(set(sessions) - {sessions[0]}):
+            raise LeviathanError(
+                f"Rank 0 belongs to session {sessions[0]} and others to {', '.join(others)}."
+            )
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.loop.resumed and state.global_step == self.loop.first_step:
             upstream.set_sampler_epoch(kwargs["train_dataloader"], int(state.epoch or 0))
@@ -107,10 +122,14 @@ class ResumeCallback(TrainerCallback):
         """Compare what comes next in the data with what the checkpoint knew would come."""
         loop, seal = self.loop, self.loop.resumed_seal
         known = (seal.trainer.get("rows") or []) if seal else []
+        if seal and seal.world_size != loop.process.world_size:
+            self._tell_place(seal)
+            return
         if seal is None or len(known) != loop.process.world_size or not known[loop.process.rank]:
-            return  # sealed by version 0.1.0, at the end of an epoch, or by another number of ranks
+            return  # sealed by version 0.1.0, or at the end of an epoch
         place, found = position(loop.trainer), None
-        if place == seal.trainer.get("position"):
+        stored = seal.trainer.get("position") or {}
+        if {**place, **stored} == place:  # an older version stored less
             with contextlib.suppress(Exception):  # any data set of any plugin
                 found = rows.digests(loop.trainer, place)
         told = rows.compared(known[loop.process.rank], found or {})
@@ -123,6 +142,19 @@ class ResumeCallback(TrainerCallback):
         if loop.seam:
             loop.seam.other_rows = f"other rows than before: {cause}"
 
+    def _tell_place(self, seal: Seal) -> None:
+        """Say how the data goes on for another number of processes."""
+        loop, stored = self.loop, seal.trainer.get("position") or {}
+        now, then = loop.process.world_size, seal.world_size
+        divided = f"on {now} process{'' if now == 1 else 'es'} instead of {then}"
+        here = placed(stored, loop.trainer.args, now, then) if stored else None
+        same = here is not None and not loop.cfg.sample_packing  # see `config.batch.keeps_step`
+        if here and same and here.batches == position(loop.trainer)["batches"]:
+            rows = here.batches * now * loop.trainer.args.per_device_train_batch_size
+            loop.process.say(f"Goes on after {rows} rows of the epoch, {divided}.")
+        else:
+            loop.process.output.show(f"⚠️  Other rows than before: {divided}")
+
     def _restore(self, checkpoint: Path, state: Any) -> None:
         loop, trainer = self.loop, self.loop.trainer
         process, seal = loop.process, loop.resumed_seal
@@ -132,6 +164,8 @@ class ResumeCallback(TrainerCallback):
                 f"The trainer is at step {state.global_step} instead of {expected}."
             )
         process.say(f"Loading checkpoint: {checkpoint}")
+        if sharded.is_sharded(trainer):
+            self._restore_shards(checkpoint)
         if process.rank == 0:
             if why := inexact_optimizer(loop.config):
                 process.output.show(f"⚠️  {why}")
@@ -160,9 +194,21 @@ class ResumeCallback(TrainerCallback):
             sums = seal.trainer.get("loss_sums") or []
             if len(sums) == process.world_size:
                 upstream.set_loss_sums(trainer, sums[process.rank])
+            elif sums:  # what is logged is the mean over the ranks
+                means = [sum(column) / len(sums) for column in zip(*sums, strict=True)]
+                upstream.set_loss_sums(trainer, means)
             loop.seconds_before = seal.seconds_trained
         process.listener.last_checkpoint = checkpoint.name
         process.listener.tell(last_checkpoint=checkpoint.name)
+
+    def _restore_shards(self, checkpoint: Path) -> None:
+        """Load and prove what each rank has a part of; on all ranks."""
+        loop = self.loop
+        sharded.load_adapter(loop.trainer, checkpoint)
+        for name, same in sharded.prove_loaded(loop.trainer, checkpoint):
+            if not all(loop.ranks.gather(same)):
+                raise LeviathanError(f"The {name} did not load as {checkpoint} holds it.")
+            loop.process.say(f"✅ Loaded {name}")
 
     def _make_up_evaluation(self) -> None:
         """The evaluation that a pause broke off, so that the log has no gap."""
