@@ -217,12 +217,8 @@ class Listener:
             signals = self._woken.recv(64)
         except TimeoutError:
             signals = b""
-        if signal.SIGTERM in signals:
-            self.ask_pause("SIGTERM", TERM_GRACE, Cause.SIGNAL)
-        elif warning := next((number for number in WARNINGS if number in signals), None):
-            self.ask_pause(warning.name, PAUSE_GRACE, Cause.SIGNAL)
-        elif signal.SIGINT in signals:
-            self.ask_pause("SIGINT", PAUSE_GRACE, Cause.PERSON)
+        if asked := _meant_by(signals):
+            self.ask_pause(*asked)
         self._hear_requests()
         if self._has_launcher and os.getppid() != self._parent and self.heard.pause is None:
             self.ask_pause("the launcher's end", TERM_GRACE, Cause.SIGNAL)
@@ -263,6 +259,15 @@ class Listener:
             self.session.close(end)
         processes.kill(processes.descendants(os.getpid()))
         processes.kill([os.getpid()])
+
+
+def _meant_by(signals: bytes) -> tuple[str, float, Cause] | None:
+    """The pause that these signals ask for: by whom, with what grace, for what cause."""
+    if signal.SIGTERM in signals:
+        return "SIGTERM", TERM_GRACE, Cause.SIGNAL
+    if warning := next((number for number in WARNINGS if number in signals), None):
+        return warning.name, PAUSE_GRACE, Cause.SIGNAL
+    return ("SIGINT", PAUSE_GRACE, Cause.PERSON) if signal.SIGINT in signals else None
 
 
 def join(session: Session, rank: int) -> None:
