@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from leviathan_train.trainer.settings import fresh_groups
+from leviathan_train.trainer.settings import fresh_groups, name_weight_decay
 
 
 class Counting(torch.optim.SGD):
@@ -27,3 +27,17 @@ def test_a_group_with_a_rate_of_its_own_keeps_it() -> None:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": weights[:1], "lr": 0.5}, {"params": weights[1:]}]
     assert [group["lr"] for group in fresh_groups(torch.optim.AdamW(groups, lr=0.1))] == [0.5, 0.1]
+
+
+def test_a_weight_decay_of_another_name_gets_the_name_that_axolotl_asks_for() -> None:
+    """Axolotl 0.21 reads `weight_decay` of every group at a resume; its Muon has `wd`."""
+
+    class Muon(torch.optim.Optimizer):
+        def __init__(self, params: list[torch.nn.Parameter], wd: float = 0.1) -> None:
+            super().__init__(params, {"lr": 0.1, "wd": wd})
+
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    for optimizer, decay in ((Muon(weights, wd=0.3), 0.3), (torch.optim.SGD(weights, lr=0.1), 0)):
+        name_weight_decay(optimizer)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [decay]
+        assert fresh_groups(optimizer)[0]["weight_decay"] == decay
