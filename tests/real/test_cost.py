@@ -72,10 +72,11 @@ def held(trainer: Any) -> dict[str, int]:
             found["weights"] += bytes_of(state.absmax)
             if state.state2 is not None:
                 found["weights"] += bytes_of(state.state2.absmax)
-        if (scales := getattr(weight, "SCB", None)) is not None:
-            found["weights"] += bytes_of(scales)
         if weight.grad is not None:
             found["gradients"] += bytes_of(weight.grad)
+    for module in trainer.model.modules():
+        if (scales := getattr(getattr(module, "state", None), "SCB", None)) is not None:
+            found["weights"] += bytes_of(scales)
     for state in trainer.optimizer.state.values():
         for key, value in state.items():
             if torch.is_tensor(value) and value.numel() > 1 and "qmap" not in key:

@@ -106,7 +106,7 @@ def memory(config: Config, *, context: int = CONTEXT) -> Memory:
     trained = _trained(values, base)
     if not trained:
         return Memory(unknown="no tensor of the base model is trained by this config")
-    numbers = sum(math.prod(shape) for shape in trained)
+    numbers = sum(math.prod(shape) for _, shape in trained)
     full = not values.get("adapter")
     each = width if full else 4
     parts = [Part("weights", _weights(values, base, width), _how_weights(values, base, width))]
@@ -134,10 +134,13 @@ def number(values: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _is_half(values: Mapping[str, Any]) -> bool:
-    """Whether the model is loaded in 16 bits; `auto` is so on every GPU that Axolotl takes."""
+    """Whether the model is loaded in 16 bits (axolotl, utils/config/__init__.py).
+
+    `bf16: auto` is so on every GPU that Axolotl takes.
+    """
     return any(
         is_on(values.get(key)) or values.get(key) == "auto"
-        for key in ("bf16", "fp16", "bfloat16", "float16")
+        for key in ("bf16", "fp16", "bfloat16", "float16", "load_in_8bit")
     )
 
 
@@ -189,20 +192,20 @@ def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and not re.search(r"embed|lm_head|norm|wte|wpe", name)
 
 
-def _trained(values: Mapping[str, Any], base: _Base) -> list[tuple[int, ...]]:
-    """The shapes of the tensors that the optimizer steps."""
+def _trained(values: Mapping[str, Any], base: _Base) -> list[tuple[str, tuple[int, ...]]]:
+    """The tensors that the optimizer steps: the base's name that each belongs to, and its shape."""
     if not values.get("adapter"):
-        return list(base.tensors.values())
+        return list(base.tensors.items())
     rank = number(values, "lora_r", 8)
-    found: list[tuple[int, ...]] = []
+    found: list[tuple[str, tuple[int, ...]]] = []
     for name, shape in base.tensors.items():
         module = name.removesuffix(".weight")
         if _is_linear(name, shape) and _is_target(values, module):
-            found += [(rank, shape[1]), (shape[0], rank)]
+            found += [(name, (rank, shape[1])), (name, (shape[0], rank))]
             if is_on(values.get("peft_use_dora")):
-                found.append((shape[0],))
+                found.append((name, (shape[0],)))
         elif any(module.endswith(str(kept)) for kept in values.get("lora_modules_to_save") or []):
-            found.append(shape)
+            found.append((name, shape))
     return found
 
 
@@ -247,24 +250,27 @@ def _how_weights(values: Mapping[str, Any], base: _Base, width: int) -> str:
     return f"{count - rest:,} numbers in {bits} bits, {rest:,} in {width * 8}"
 
 
-def _optimizer(values: Mapping[str, Any], trained: list[tuple[int, ...]], width: int) -> Part:
+def _optimizer(
+    values: Mapping[str, Any], trained: list[tuple[str, tuple[int, ...]]], width: int
+) -> Part:
     name = str(values.get("optimizer") or "adamw_torch_fused")
-    counts = [math.prod(shape) for shape in trained]
+    counts = [(math.prod(shape), "embed" in of and len(shape) == 2) for of, shape in trained]
+    numbers = sum(count for count, _ in counts)
     for pattern, states, bits, block in _SMALL_STATES:
         if re.fullmatch(pattern, name):
             total = sum(
                 states * (count * bits // 8 + math.ceil(count / block) * 4)
-                if count >= _SMALLEST_8BIT
+                if count >= _SMALLEST_8BIT and not embeds
                 else states * count * 4
-                for count in counts
+                for count, embeds in counts  # transformers keeps an embedding's in 32 bits
             )
             where = ", which may move to the computer's memory" if "paged" in name else ""
             return Part("optimizer", total, f"{name}: {states} x {bits} bits a number{where}")
     for pattern, each in _STATES:
         if re.fullmatch(pattern, name):
             each = each * width // 4
-            return Part("optimizer", sum(counts) * each, f"{name}: {each} bytes a number")
-    total = sum(counts) * 8
+            return Part("optimizer", numbers * each, f"{name}: {each} bytes a number")
+    total = numbers * 8
     return Part("optimizer", total, f"{name}: not known, reckoned as 8 bytes a number")
 
 
