@@ -57,7 +57,8 @@ CONTEXT = 600 << 20
 """Bytes of the cap that CUDA takes for itself, which torch does not count."""
 ON_A_CPU = {
     **dict.fromkeys(("bf16", "tf32", "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), False),
-    "sequence_len": 512,
+    "sequence_len": 256,
+    "val_set_size": 4,
     "lora_r": 8,
 }
 
@@ -125,7 +126,7 @@ def make_config(out: Path, shape: str, steps: int) -> Path:
         "plugins": ["measure_recorder.Recorder", "leviathan_train.plugin.LeviathanPlugin"],
         "val_set_size": 32,
         "eval_sample_packing": False,
-        "eval_steps": max(2, steps // 3),
+        "eval_steps": max(2, steps // 2 - 1),  # not where a checkpoint is saved
         "num_epochs": 1000,
         "warmup_steps": 2,
     }
@@ -162,13 +163,13 @@ def notes(folder: Path) -> list[dict[str, Any]]:
 
 def pause_seconds(run: Path) -> list[float]:
     """From each request to pause until the checkpoint was sealed and the end written."""
-    found = []
-    for session in sorted((run / ".leviathan" / "sessions").iterdir()):
-        asked = sorted((session / "requests").glob("*.taken"))
-        if asked and (session / "end.json").exists():
-            end = json.loads((session / "end.json").read_text())
-            found.append(end["at"] - int(asked[0].name.partition("-")[0]) / 1e9)
-    return found
+    from leviathan_train.run.folder import Run
+
+    return [
+        session.end.at - session.asked.at
+        for session in Run(run).sessions()
+        if session.end and session.asked
+    ]
 
 
 def again(out: Path, config: Path, half: int, steps: int, env: dict[str, str]) -> Any:
