@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from leviathan_train.config.load import load_config
 from leviathan_train.config.memory import memory
+from leviathan_train.config.pitfalls import pitfalls
 from leviathan_train.config.survey import Survey
 from leviathan_train.jobs.survey import survey_rows
 from leviathan_train.launch.cost import steps
@@ -179,3 +181,28 @@ def test_rows_of_other_types_are_judged_too(
     assert seen.long.count == (1 if len(rows) > 1 and not splits else 0)
     assert seen.silent.count == (1 if len(rows) == 3 else 0)
     assert seen.mean_tokens
+
+
+PITFALLS: dict[str, dict[str, Any]] = {
+    "targets": {"lora_target_linear": None, "lora_target_modules": ["query_key_value"]},
+    "split": {"split": "test"},
+    "shards": {"shards": 2, "shards_idx": 2},
+    "adapter": {"lora_model_dir": "./nowhere"},
+    "prepared": {"dataset_prepared_path": "./config.yaml"},
+}
+
+
+@pytest.mark.parametrize("case", PITFALLS)
+def test_what_is_called_a_pitfall_ends_a_training(
+    make_config: MakeConfig, forge: Forge, tmp_path: Path, demo: Demo, case: str
+) -> None:
+    settings: dict[str, Any] = {"dataset_prepared_path": str(tmp_path / "prepared")}
+    if case in {"split", "shards"}:
+        entry = {"path": str(demo.data), "ds_type": "json", "type": "alpaca"}
+        settings["datasets"] = [entry | PITFALLS[case]]
+    else:
+        settings |= PITFALLS[case]
+    path = make_config(tmp_path, **FEW, **settings)
+    with contextlib.chdir(tmp_path):
+        assert [one.fails for one in pitfalls(load_config(path))] == [True]
+    assert forge.train(path).code != 0

@@ -105,7 +105,7 @@ def memory(config: Config, *, context: int = CONTEXT) -> Memory:
     width = 2 if _is_half(values) else 4
     trained = _trained(values, base)
     if not trained:
-        return Memory(unknown="no tensor of the base model is trained by this config")
+        return Memory(unknown="which modules are trained is left to peft")
     numbers = sum(math.prod(shape) for _, shape in trained)
     full = not values.get("adapter")
     each = width if full else 4
@@ -131,6 +131,15 @@ def number(values: Mapping[str, Any], key: str, default: int) -> int:
     """A whole number above 0 of a config, or its default."""
     value = normalise(values.get(key))
     return value if isinstance(value, int) and value > 0 else default
+
+
+def linear_modules(config: Config) -> list[str]:
+    """Names of the base model's modules that an adapter may cover; empty if they are not known."""
+    base = _base(config)
+    if isinstance(base, str):
+        return []
+    found = (name for name, shape in base.tensors.items() if _is_linear(name, shape))
+    return [name.removesuffix(".weight") for name in found]
 
 
 def _is_half(values: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.config.base_model import model_folder
 from leviathan_train.config.load import Config, normalise
 from leviathan_train.config.memory import memory, number
 from leviathan_train.config.requirements import is_on
@@ -22,6 +23,7 @@ from leviathan_train.system.gpu import Gpu
 
 PACKED = 0.97
 """The share of a packed row that holds tokens, as seen of usual data."""
+NO_ROW = "no row is left to train on"
 _UNITS = {"": 30, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -154,7 +156,7 @@ def _trained_rows(config: Config, seen: Survey) -> float | str:
     held = normalise(config.values.get("val_set_size"))
     if isinstance(held, int | float) and held > 0:
         rows -= math.ceil(rows * held) if held < 1 else held
-    return rows if rows >= 1 else "no row is left to train on"
+    return rows if rows >= 1 else NO_ROW
 
 
 def night(config: Config, run: Run, intact: Sequence[Checkpoint], seen: Survey | None) -> Finding:
@@ -169,6 +171,9 @@ def night(config: Config, run: Run, intact: Sequence[Checkpoint], seen: Survey |
         "seconds": None,
     }
     if found.total is None:
+        if found.how == NO_ROW and seen and seen.whole:
+            hint = "Lower val_set_size, or raise sequence_len."
+            return Finding(Level.ERROR, Topic.STEPS, f"{NO_ROW.capitalize()}.", hint)
         return ok(Topic.STEPS, f"The number of steps is not known: {found.how}.", numbers)
     about = "About " if found.estimated else ""
     told = f"{about}{found.total:,} steps ({found.how})"
@@ -182,6 +187,11 @@ def night(config: Config, run: Run, intact: Sequence[Checkpoint], seen: Survey |
         ahead = f"; {left:,} are left" if begin else ""
         told += f"{ahead}: about {units.duration(left / speed)} at the speed of the last session"
         told += f" ({1 / speed:.2g} s a step)"
+    warmup = normalise(config.values.get("warmup_steps"))
+    if isinstance(warmup, int) and warmup >= found.total:
+        told += f". warmup_steps: {warmup}: the learning rate never gets to its full height"
+        hint = f"Lower it, for example to {max(1, found.total // 20)}."
+        return Finding(Level.WARNING, Topic.STEPS, f"{told}.", hint, numbers=numbers)
     return ok(Topic.STEPS, f"{told}.", numbers)
 
 
@@ -193,7 +203,8 @@ def hurting(config: Config, seen: Survey) -> Iterator[Finding]:
     numbers = {"rows": seen.rows, "eval_rows": seen.eval_rows, "seconds": seen.seconds}
     if seen.unknown:
         what = f"{rows} counted; which are too long is not known: {seen.unknown}."
-        yield ok(Topic.ROWS, what, numbers)
+        failed = "Error: " in seen.unknown and model_folder(str(config.values.get("base_model")))
+        yield Finding(Level.WARNING if failed else Level.OK, Topic.ROWS, what, numbers=numbers)
     elif not seen.whole:
         yield ok(Topic.ROWS, f"The first {rows} were looked at; time was up then.", numbers)
     elif seen.rows and not found:
@@ -224,7 +235,9 @@ def _lengths(config: Config, seen: Survey) -> Iterator[Finding]:
         yield _fault(seen.silent, what, "Give them an answer, or remove them.", level)
     if seen.refused.count:
         what = f"such that Axolotl fails to tokenise them ({seen.refusal})"
-        yield _fault(seen.refused, what, "Fix or remove them: the training would end there.")
+        hint = "Fix or remove them: the training would end there."
+        every = seen.refused.count >= seen.rows
+        yield _fault(seen.refused, what, hint, Level.ERROR if every else Level.WARNING)
 
 
 def _twice(config: Config, seen: Survey) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config
+from leviathan_train.config.pitfalls import pitfalls
 from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, cost, resume
@@ -93,6 +94,9 @@ def settings(config: Config, *, has_gpu: bool, seconds: float | None = None) -> 
     """
     yield from _inputs(config)
     yield from _data(config, seconds)
+    for one in pitfalls(config):
+        level = Level.ERROR if one.fails else Level.WARNING
+        yield Finding(level, Topic.CONFIG, f"{config.path}: {one.message}", one.hint)
     for why, hint in inexact(config):
         yield Finding(Level.WARNING, Topic.CONFIG, f"{why}.", hint)
     try:

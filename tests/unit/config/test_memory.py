@@ -93,7 +93,7 @@ def test_a_full_fine_tune_trains_every_number(base: Path) -> None:
         ({"base_model": "org/not-here"}, "not on this machine"),
         ({"deepspeed": "zero3.json"}, "spread over the GPUs"),
         ({"rl": "dpo"}, "more than one"),
-        ({"lora_target_linear": False}, "no tensor"),
+        ({"lora_target_linear": False}, "left to peft"),
     ],
 )
 def test_what_cannot_be_told_is_said(base: Path, settings: dict[str, Any], why: str) -> None:
