@@ -76,6 +76,7 @@ class Survey:
         silent: rows of which no token counts for the loss.
         refused: rows on which Axolotl fails; `refusal` is why.
         mean_tokens: of a row that is trained on; None if nothing was judged.
+        packs: of `sequence_len` that such a row fills, packed with others.
         unknown: why the rows were not judged.
     """
 
@@ -90,6 +91,7 @@ class Survey:
     refused: Fault = field(default_factory=Fault)
     refusal: str = ""
     mean_tokens: float | None = None
+    packs: float | None = None
     unknown: str = ""
     seconds: float = 0.0
 
@@ -236,6 +238,18 @@ def _judge(config: Config, found: Survey, reader: _Reader, judge: Judge, until: 
     found.long.estimated |= sampled.slack > FRAME
     if sampled.lengths:
         found.mean_tokens = sum(sampled.lengths) / len(sampled.lengths)
+        found.packs = _bins(sampled.lengths, reader.limit) / len(sampled.lengths)
+
+
+def _bins(lengths: Iterable[int], limit: int) -> int:
+    """How many packs the rows fill: the longest first, each where it fits, as Axolotl packs."""
+    room: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        at = next((index for index, free in enumerate(room) if free >= length), len(room))
+        if at == len(room):
+            room.append(limit)
+        room[at] -= length
+    return len(room)
 
 
 def _ask(draw: _Draw, judge: Judge, limit: int, until: float, *, truncates: bool) -> _Verdict:

@@ -21,8 +21,6 @@ from leviathan_train.run.folder import Run
 from leviathan_train.system import units
 from leviathan_train.system.gpu import Gpu
 
-PACKED = 0.97
-"""The share of a packed row that holds tokens, as seen of usual data."""
 NO_ROW = "no row is left to train on"
 _UNITS = {"": 30, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -120,11 +118,10 @@ def steps(config: Config, intact: Sequence[Checkpoint], seen: Survey | None) -> 
         return Steps(None, "num_epochs is no number")
     told = f"{round(rows):,} rows"
     if is_on(values.get("sample_packing")):
-        if seen.mean_tokens is None:
+        if seen.packs is None or seen.mean_tokens is None:
             return Steps(None, f"how many tokens a row has is not known ({seen.unknown})")
         length = number(values, "sequence_len", 512)
-        packs = rows * seen.mean_tokens / (length * PACKED)
-        batches = max(1, math.floor(packs / micro))
+        batches = max(1, math.floor(rows * seen.packs / micro))
         told += f" of about {seen.mean_tokens:.0f} tokens, packed into {length}"
     else:
         batches = math.ceil(rows / micro)

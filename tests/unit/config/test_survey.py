@@ -118,6 +118,13 @@ def test_of_many_rows_some_are_judged_and_the_count_is_an_estimate(
     assert 300 < found.long.count < 700
 
 
+def test_packs_are_counted_as_rows_are_packed(tmp_path: Path) -> None:
+    """Rows of six tenths go alone, the short ones beside them."""
+    rows = [row(n, "w " * (598 if n % 2 else 298)) for n in range(100)]
+    found = look(write(tmp_path / "a.jsonl", rows))
+    assert (found.packs, found.mean_tokens) == (0.5, 450)
+
+
 def test_what_is_read_when_time_is_up_is_told(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [row(n) for n in range(5000)])
     values = {"datasets": [{"path": str(file), "type": "alpaca"}]}

@@ -33,7 +33,7 @@ def config(**values: Any) -> Config:
 
 
 def seen(rows: int = 1000, **more: Any) -> Survey:
-    return Survey(rows=rows, entries={"datasets[0]": rows}, mean_tokens=100.0, **more)
+    return Survey(rows=rows, entries={"datasets[0]": rows}, mean_tokens=100.0, packs=0.105, **more)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_memory_that_is_not_known_is_said_to_be(base: Path) -> None:
         ({"excess_length_strategy": "truncate"}, seen(long=Fault(50)), 1000, False),
         ({}, seen(long=Fault(50, estimated=True)), 950, True),
         ({"dataset_exact_deduplication": True}, seen(duplicates=Fault(10)), 990, False),
-        ({"sample_packing": True}, seen(), 103, True),
+        ({"sample_packing": True}, seen(), 105, True),
         ({"datasets": [{"path": "a.jsonl", "shards": 10}]}, seen(), 100, False),
     ],
 )
