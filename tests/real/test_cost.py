@@ -130,7 +130,7 @@ def test_the_steps_of_packed_rows_are_nearly_those_of_the_training(
     settings: dict[str, Any] = {
         "sample_packing": True,
         "eval_sample_packing": False,
-        "num_epochs": 6,
+        "num_epochs": 1,
         "gradient_accumulation_steps": 1,
         "micro_batch_size": 1,
         "save_steps": 1000,
@@ -140,7 +140,9 @@ def test_the_steps_of_packed_rows_are_nearly_those_of_the_training(
     config = load_config(path)
     reckoned = steps(config, (), Survey.from_json(survey_rows(config.values, str(path))))
     done = forge.must_train(path)
-    trained = json.loads((done.checkpoint / "trainer_state.json").read_text())["max_steps"]
+    # A packed epoch may end some batches before its counted length, and so without a checkpoint.
+    (status,) = done.records("status.json")
+    trained = status["max_steps"]
     assert reckoned.estimated
     assert reckoned.total == pytest.approx(trained, rel=0.1)
 
