@@ -148,6 +148,7 @@ def leviathan(*words: str, env: dict[str, str]) -> Any:
     command = str(Path(sys.executable).parent / "leviathan")
     done = subprocess.run([command, *words], stdout=subprocess.PIPE, text=True, env=env)
     if done.returncode:
+        print(done.stdout, file=sys.stderr)
         raise SystemExit(f"leviathan {words[0]} ended with exit status {done.returncode}.")
     return json.loads(done.stdout) if "--json" in words else None
 
