@@ -13,6 +13,10 @@ from types import ModuleType
 
 import pytest
 
+from leviathan_train.run.folder import Run
+from leviathan_train.run.records import End, Ending, Launch, Request, RequestKind
+from support.bases import QWEN3_8B
+
 ROOT = Path(__file__).resolve().parents[2]
 ODD = 'it\'s a\n"run" $HOME'
 SHELLS = [
@@ -137,3 +141,24 @@ def test_demo_data_that_is_there_is_kept(make_demo: ModuleType, tmp_path: Path) 
 
     assert not make_demo.make_data(data, 10, seed=0)
     assert data.read_text() == "mine"
+
+
+def test_a_gpu_is_measured_with_the_exact_shape_of_the_shipped_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    shape = importlib.import_module("measure_gpu").SHAPES["qwen3-8b"]
+    assert shape.items() >= {k: QWEN3_8B[k] for k in QWEN3_8B.keys() & shape.keys()}.items()
+    assert {"hidden_size", "num_hidden_layers", "head_dim", "vocab_size"} <= shape.keys()
+
+
+def test_measured_times_of_a_pause_begin_with_its_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    measure = importlib.import_module("measure_gpu")
+    session = Run(tmp_path / "run").open_session(Launch(cli=True))
+    session.requests.put(Request(RequestKind.PAUSE, "a test", at=1000.0))
+    assert measure.pause_seconds(tmp_path / "run") == []  # it has not ended
+    session.close(End(Ending.PAUSED, at=1002.5))
+    assert measure.pause_seconds(tmp_path / "run") == [2.5]

@@ -9,7 +9,7 @@ import click
 
 from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, config_argument, sets_option
-from leviathan_train.launch import preflight
+from leviathan_train.launch import cost, preflight
 from leviathan_train.launch.findings import Level, document, exit_status
 from leviathan_train.system import signs
 from leviathan_train.ui import text as render
@@ -20,23 +20,31 @@ _SIGNS = {Level.OK: signs.OK, Level.WARNING: signs.WARNING, Level.ERROR: signs.F
 @click.command(short_help="Tell what would stop CONFIG, or change its result.", epilog=EXIT_STATUS)
 @config_argument
 @sets_option
+@click.option(
+    "--gpu",
+    metavar="SIZE",
+    help="Judge for a GPU with this much memory, for example 16GB, instead of the one here.",
+)
 @as_json
-def check(config_path: Path, sets: tuple[str, ...], json: bool) -> int:
+def check(config_path: Path, sets: tuple[str, ...], gpu: str | None, json: bool) -> int:
     """Tell what would stop CONFIG, or change its result, before a GPU is touched.
 
     Looks at the base model, every row of the local data, what changed since the newest
-    checkpoint, the GPU, the disk and the keys, and has Axolotl validate the config. If anything
-    would stop it, the exit status is the one that train would end with.
+    checkpoint, the GPU, the disk and the keys, and has Axolotl validate the config. Tells what
+    the run will cost (memory, disk, steps, hours) and which rows will hurt: too long, without an
+    answer, twice, trained on and evaluated. If anything would stop it, the exit status is the
+    one that train would end with.
 
     Example:  leviathan check configs/demo_cpu.yaml
     """
     found = []
+    card = cost.card_size(gpu) if gpu else None
 
     def tell(line: str) -> None:
         if not json and sys.stdout.isatty():
             click.echo(line)
 
-    for finding in preflight.check(config_path, sets, tell=tell):
+    for finding in preflight.check(config_path, sets, card=card, tell=tell):
         found.append(finding)
         if not json:
             click.echo(render.folded(f"{_SIGNS[finding.level]} {finding.message}", sys.stdout))

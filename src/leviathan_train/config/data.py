@@ -42,9 +42,9 @@ def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
         seconds: how long may be read, all files together, after the first rows of each; None
             reads all. With 0, files that need a library are left out.
     """
-    sources = list(_sources(config))
+    found = list(sources(config))
     until = None if seconds is None else time.monotonic() + seconds
-    for source in sources:
+    for source in found:
         if seconds == 0 and source.kind in rows.BINARY:
             continue
         try:
@@ -55,7 +55,8 @@ def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
             yield DataError(f"{source.file}", f"cannot be read: {error.strerror}.", "Check it.")
 
 
-def _sources(config: Config) -> Iterator[Source]:
+def sources(config: Config) -> Iterator[Source]:
+    """The data files of `datasets` and `test_datasets` that lie on this machine."""
     for key in ("datasets", "test_datasets"):
         entries = config.values.get(key)
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):

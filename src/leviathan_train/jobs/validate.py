@@ -2,8 +2,9 @@
 
     python -m leviathan_train.jobs.validate CONFIG_JSON
 
-reads `{"config": {...}, "capabilities": {...} or null}` from a file, or from stdin for `-`,
-and writes `{"errors": [...], "warnings": [...]}`, one line of text each, to stdout.
+reads `{"config": {...}, "capabilities": {...} or null, "rows_of": PATH or null}` from a file, or
+from stdin for `-`, and writes `{"errors": [...], "warnings": [...]}`, one line of text each, to
+stdout; with `rows_of`, the config's file, also `"rows"`: what a survey of the data saw.
 `capabilities` are those of the GPU to judge for, e.g. `{"compute_capability": "sm_86",
 "bf16": true, "tf32": true, "fp8": false, "n_gpu": 1}`; without them, of this machine.
 """
@@ -134,7 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with contextlib.redirect_stdout(sys.stderr):
-        result = validate(document["config"], document.get("capabilities"))
+        result: dict[str, Any] = dict(validate(document["config"], document.get("capabilities")))
+        if path := document.get("rows_of"):
+            from leviathan_train.jobs.survey import survey_rows
+
+            result["rows"] = survey_rows(document["config"], path)
     with answer:
         json.dump(result, answer)
     return 0

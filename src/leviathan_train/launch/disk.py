@@ -86,7 +86,7 @@ def forecast(
         return None
     branch = [item for item in kept if item.intact]
     begin = max((item.step for item in branch), default=0)
-    speed, last = _speed(run), _last_step(config, intact)
+    speed, last = speed_of(run), last_step(config, intact)
     every = _interval(config, last, speed)
     held = _held(config, branch, _saves(config, begin, every, last))
     now = sum(item.bytes for item in branch)
@@ -138,7 +138,8 @@ def _saves(config: Config, begin: int, every: int | None, last: int | None) -> I
     return [*range(first, last, every)[:_MOST], last]
 
 
-def _last_step(config: Config, intact: Sequence[Checkpoint]) -> int | None:
+def last_step(config: Config, intact: Sequence[Checkpoint]) -> int | None:
+    """The step at which the training ends, as the config or a checkpoint tells; else None."""
     steps = normalise(config.values.get("max_steps"))
     if isinstance(steps, int) and steps > 0:
         return steps
@@ -165,7 +166,7 @@ def _interval(config: Config, last: int | None, speed: float | None) -> int | No
     return None if steps is None else max(1, math.ceil(steps))
 
 
-def _speed(run: Run) -> float | None:
+def speed_of(run: Run) -> float | None:
     """Steps per second of the last session that told them."""
     for session in reversed(run.sessions()):
         status = session.status

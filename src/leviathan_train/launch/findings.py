@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,8 +28,11 @@ class Topic(StrEnum):
     DATA = "data"
     RESUME = "resume"
     GPU = "gpu"
+    MEMORY = "memory"
     DISK = "disk"
     SCHEMA = "schema"
+    ROWS = "rows"
+    STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Finding:
     Attributes:
         hint: what to do about it.
         status: of an error, the exit status with which `train` would end.
+        numbers: what the message tells, as data.
     """
 
     level: Level
@@ -46,11 +50,12 @@ class Finding:
     message: str
     hint: str | None = None
     status: int = USAGE
+    numbers: Mapping[str, Any] | None = None
 
 
-def ok(topic: Topic, message: str) -> Finding:
+def ok(topic: Topic, message: str, numbers: Mapping[str, Any] | None = None) -> Finding:
     """A finding that all is well."""
-    return Finding(Level.OK, topic, message)
+    return Finding(Level.OK, topic, message, numbers=numbers)
 
 
 def refusal(topic: Topic, error: LeviathanError) -> Finding:
@@ -68,7 +73,13 @@ def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "config": str(path),
         "findings": [
-            {"level": one.level, "topic": one.topic, "message": one.message, "hint": one.hint}
+            {
+                "level": one.level,
+                "topic": one.topic,
+                "message": one.message,
+                "hint": one.hint,
+                "numbers": one.numbers,
+            }
             for one in findings
         ],
         "ok": exit_status(findings) == DONE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config
+from leviathan_train.config.pitfalls import pitfalls
 from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.launch import command, resume
+from leviathan_train.launch import command, cost, resume
 from leviathan_train.launch.disk import forecast
 from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
 from leviathan_train.launch.outcome import cleanup_command
-from leviathan_train.launch.validation import Validation, validate
+from leviathan_train.launch.validation import AMPERE, Validation, validate
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system import files, units
 from leviathan_train.system.gpu import Gpu, Nvml, visible
@@ -45,10 +47,11 @@ def check(
     overrides: Iterable[str] = (),
     *,
     compare: Compare = changes_since,
-    ask_axolotl: Callable[[Config], Validation] = validate,
+    ask_axolotl: Callable[[Config], Validation] | None = None,
     has_gpu: Callable[[], bool] = command.has_gpu,
     gpus: Gpus | None = None,
     free_bytes: FreeBytes | None = None,
+    card: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Finding]:
     """Look at everything that a start of the config depends on; nothing is changed.
@@ -56,6 +59,7 @@ def check(
     What takes no time comes first, Axolotl's own validation (seconds, in a child) last.
 
     Args:
+        card: bytes of the GPU to judge for, instead of those that are here.
         tell: called with one line before seconds pass without a finding.
     """
     try:
@@ -65,14 +69,21 @@ def check(
         return
     yield ok(Topic.CONFIG, f"{path} can be read; the run is {config.output_dir}.")
     present = has_gpu()
-    yield from settings(config, has_gpu=present)
+    yield from settings(config, has_gpu=present or card is not None)
     run = Run(config.output_dir)
     found = checkpoints.scan(run)
     yield from _resume(config, run, found, compare)
     yield from machine(config, run, found, has_gpu=present, gpus=gpus, free_bytes=free_bytes)
+    cards = visible((gpus or Nvml())(), _devices()) if present and card is None else ()
+    yield cost.gpu_memory(config, cards, card)
     yield from known_keys(config, tell)
-    tell("Axolotl validates the config: some seconds...")
-    yield from _schema(ask_axolotl(config))
+    tell("Axolotl validates the config and looks at the rows: some seconds...")
+    elsewhere = AMPERE if card is not None and not present else None
+    answer = ask_axolotl(config) if ask_axolotl else validate(config, elsewhere)
+    yield from _schema(answer)
+    if answer.survey:
+        yield from cost.hurting(config, answer.survey)
+    yield cost.night(config, run, [item for item in found if item.intact], answer.survey)
 
 
 def settings(config: Config, *, has_gpu: bool, seconds: float | None = None) -> Iterator[Finding]:
@@ -83,6 +94,9 @@ def settings(config: Config, *, has_gpu: bool, seconds: float | None = None) -> 
     """
     yield from _inputs(config)
     yield from _data(config, seconds)
+    for one in pitfalls(config):
+        level = Level.ERROR if one.fails else Level.WARNING
+        yield Finding(level, Topic.CONFIG, f"{config.path}: {one.message}", one.hint)
     for why, hint in inexact(config):
         yield Finding(Level.WARNING, Topic.CONFIG, f"{why}.", hint)
     try:
@@ -241,8 +255,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _devices() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
 def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
-    found = visible(gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    found = visible(gpus(), _devices())
     if not found:
         yield ok(Topic.GPU, "A GPU is there; its memory cannot be read (no NVML).")
     weights = needs.weights_bytes(config)
@@ -293,16 +311,17 @@ def disk(
     if coming is None:
         unknown = "the size of a checkpoint is not known before the first"
         return ok(Topic.DISK, f"{units.size(free)} free; {unknown}.")
+    numbers = asdict(coming)
     if coming.full_after is None:
-        return ok(Topic.DISK, coming.told())
+        return ok(Topic.DISK, coming.told(), numbers)
     if not coming.is_refused:
         hint = "Free some space, or lower save_total_limit."
-        return Finding(Level.WARNING, Topic.DISK, coming.told(), hint)
+        return Finding(Level.WARNING, Topic.DISK, coming.told(), hint, numbers=numbers)
     what = "--keep 1" if len(found) > 1 else "--superseded" if run.superseded.is_dir() else ""
     hint = f"Free some space on the disk of {run.path}."
     if what:
         hint = f"{hint[:-1]}, for example with:  {cleanup_command(run, what)}"
-    return Finding(Level.ERROR, Topic.DISK, coming.told(), hint)
+    return Finding(Level.ERROR, Topic.DISK, coming.told(), hint, numbers=numbers)
 
 
 def _schema(found: Validation) -> Iterator[Finding]:

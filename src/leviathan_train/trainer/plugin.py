@@ -91,6 +91,7 @@ class LeviathanPlugin(BasePlugin):
         self, cfg: Any, trainer: Any, optimizer: Any, num_training_steps: int
     ) -> None:
         """Keep the groups as the config gives them, before the checkpoint overwrites them."""
+        settings.name_weight_decay(optimizer)
         if self.loop and self.loop.fresh is None:
             self.loop.fresh = settings.fresh_groups(optimizer)
             self.loop.schedule_steps = num_training_steps

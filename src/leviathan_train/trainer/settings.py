@@ -25,6 +25,16 @@ _LED_BY_METRIC = {"ReduceLROnPlateau", "GreedyLR"}
 """Schedules that depend on the evaluations so far, and so cannot be built for a step."""
 
 
+def name_weight_decay(optimizer: Any) -> None:
+    """Give each parameter group the key `weight_decay`; Axolotl's Muon calls it `wd` alone.
+
+    Axolotl 0.21 (`_load_optimizer_and_scheduler`) reads it from every group at a resume, and
+    would end with a KeyError. Muon itself does not read it.
+    """
+    for group in optimizer.param_groups:
+        group.setdefault("weight_decay", group.get("wd", 0.0))
+
+
 def fresh_groups(optimizer: Any) -> list[Group]:
     """The settings of each parameter group as the config gives them.
 
@@ -35,7 +45,7 @@ def fresh_groups(optimizer: Any) -> list[Group]:
     inner = optimizer
     while hasattr(inner, "optimizer"):
         inner = inner.optimizer  # accelerate wraps it, and so does DeepSpeed
-    settings = _RATES | {
+    settings = {*_RATES, "weight_decay"} | {
         name
         for kind in type(inner).__mro__
         if (constructor := vars(kind).get("__init__"))

@@ -52,7 +52,7 @@ def test_a_good_config_is_all_right(plain: Path) -> None:
     findings = look(plain)
     assert bad(findings) == []
     assert {f.topic for f in findings} == {
-        "config", "inputs", "data", "keys", "resume", "gpu", "disk", "schema",
+        "config", "inputs", "data", "keys", "resume", "gpu", "memory", "disk", "schema", "steps",
     }  # fmt: skip
     assert exit_status(findings) == 0
 

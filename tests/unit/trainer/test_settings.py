@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from leviathan_train.trainer.settings import fresh_groups
+from leviathan_train.trainer.settings import fresh_groups, name_weight_decay
 
 
 class Counting(torch.optim.SGD):
@@ -42,3 +42,17 @@ class Wrapper:
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
         self.param_groups = optimizer.param_groups
+
+
+def test_a_weight_decay_of_another_name_gets_the_name_that_axolotl_asks_for() -> None:
+    """Axolotl 0.21 reads `weight_decay` of every group at a resume; its Muon has `wd`."""
+
+    class Muon(torch.optim.Optimizer):
+        def __init__(self, params: list[torch.nn.Parameter], wd: float = 0.1) -> None:
+            super().__init__(params, {"lr": 0.1, "wd": wd})
+
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    for optimizer, decay in ((Muon(weights, wd=0.3), 0.3), (torch.optim.SGD(weights, lr=0.1), 0)):
+        name_weight_decay(optimizer)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [decay]
+        assert fresh_groups(optimizer)[0]["weight_decay"] == decay

@@ -1,0 +1,119 @@
+"""Settings with which a training would fail only after its model or its rows have been loaded.
+
+Each was seen to fail on axolotl 0.19.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from leviathan_train.config.base_model import is_local, model_folder
+from leviathan_train.config.inputs import is_data_file
+from leviathan_train.config.load import Config, normalise
+from leviathan_train.config.memory import linear_modules
+from leviathan_train.config.requirements import is_on
+from leviathan_train.system.files import read_json
+
+
+@dataclass(frozen=True)
+class Pitfall:
+    """What would go wrong. `fails` tells whether the training would end."""
+
+    message: str
+    hint: str
+    fails: bool = True
+
+
+def pitfalls(config: Config) -> Iterator[Pitfall]:
+    """What can be seen of a config and its base model without reading rows."""
+    yield from _targets(config)
+    yield from _entries(config)
+    yield from _paths(config)
+    yield from _length(config)
+
+
+def _targets(config: Config) -> Iterator[Pitfall]:
+    """Names of `lora_target_modules` that the base model does not have."""
+    named = config.values.get("lora_target_modules")
+    if not isinstance(named, list) or is_on(config.values.get("lora_target_linear")):
+        return
+    modules = linear_modules(config)
+    known = sorted({module.rpartition(".")[2] for module in modules})
+    strange = [
+        str(name)
+        for name in named
+        if not any(f".{module}".endswith(f".{name}") for module in modules)
+    ]
+    if not modules or not strange:
+        return
+    none = len(strange) == len(named)
+    yield Pitfall(
+        f"lora_target_modules: the base model has no {', '.join(strange)}.",
+        f"It has:  {', '.join(known[:12])}",
+        # Embedding and head are modules too, which are not looked at here.
+        fails=none and not any(part in name for name in strange for part in ("embed", "head")),
+    )
+
+
+def _entries(config: Config) -> Iterator[Pitfall]:
+    entries = config.values.get("datasets")
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, Mapping):
+            continue
+        key, split = f"datasets[{index}]", str(entry.get("split") or "train")
+        path = Path(str(entry.get("path")))
+        if is_data_file(str(path)) and path.is_file() and not split.startswith("train"):
+            yield Pitfall(
+                f"{key}: split: {split}: a file has no splits but train.",
+                "Remove split, or name another file.",
+            )
+        shards = normalise(entry.get("shards"))
+        part = normalise(entry.get("shards_idx") or 0)
+        if isinstance(shards, int) and isinstance(part, int) and 0 < shards <= part:
+            yield Pitfall(
+                f"{key}: shards_idx: {part}: of {shards} shards the last is {shards - 1}.",
+                f"Choose one from 0 to {shards - 1}.",
+            )
+
+
+def _paths(config: Config) -> Iterator[Pitfall]:
+    values = config.values
+    if config.prepared_path.is_file():
+        yield Pitfall(
+            f"dataset_prepared_path: {config.prepared_path} is a file.",
+            "Name a folder for the tokenised rows.",
+        )
+    for key, path in (
+        ("output_dir", config.output_dir),
+        ("dataset_prepared_path", config.prepared_path),
+    ):
+        above = next((part for part in (path, *path.absolute().parents) if part.exists()), path)
+        if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
+            yield Pitfall(
+                f"{key}: {path}: nothing can be written to {above}.",
+                f"Choose another folder, or:  chmod u+w {above}",
+            )
+    for key in ("lora_model_dir", "deepspeed"):
+        name = values.get(key)
+        if isinstance(name, str) and is_local(name) and not Path(name).expanduser().exists():
+            yield Pitfall(f"{key}: {name} does not exist.", "Correct the path.")
+
+
+def _length(config: Config) -> Iterator[Pitfall]:
+    """Rows longer than what the base model has seen."""
+    length = normalise(config.values.get("sequence_len"))
+    folder = model_folder(str(config.values.get("base_model")))
+    found = read_json(folder / "config.json") if folder else None
+    most = found.get("max_position_embeddings") if isinstance(found, Mapping) else None
+    stretched = ("rope_scaling", "rope_parameters", "overrides_of_model_config")
+    if any(config.values.get(key) for key in stretched):
+        return
+    if isinstance(length, int) and isinstance(most, int) and 0 < most < length:
+        yield Pitfall(
+            f"sequence_len: {length}: the base model was made for {most} tokens.",
+            f"Lower it to {most} or less, or stretch the model's positions.",
+            fails=False,
+        )

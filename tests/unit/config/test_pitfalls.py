@@ -1,0 +1,80 @@
+"""Settings that would end a training late are told before it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leviathan_train.config.load import Config
+from leviathan_train.config.pitfalls import Pitfall, pitfalls
+from support.bases import QWEN3_8B, hollow_base
+
+SMALL = QWEN3_8B | {"num_hidden_layers": 1, "max_position_embeddings": 4096}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hollow_base(tmp_path_factory.mktemp("bases") / "small", SMALL)
+
+
+def found(folder: Path, base: Path, **values: Any) -> list[Pitfall]:
+    data = folder / "data.jsonl"
+    data.write_text("{}\n")
+    entry = {"path": str(data), **values.pop("entry", {})}
+    given = {
+        "base_model": str(base),
+        "output_dir": str(folder / "run"),
+        "dataset_prepared_path": str(folder / "prepared"),
+        "datasets": [entry],
+    }
+    return list(pitfalls(Config(Path("a.yaml"), given | values)))
+
+
+def test_a_good_config_has_none(tmp_path: Path, base: Path) -> None:
+    entry = {"split": "train[:10%]", "shards": 2, "shards_idx": 1}
+    targets = ["q_proj", "mlp.down_proj"]
+    assert not found(tmp_path, base, entry=entry, lora_target_modules=targets, sequence_len=4096)
+
+
+@pytest.mark.parametrize(
+    ("values", "fails", "words"),
+    [
+        ({"lora_target_modules": ["query_key_value"]}, True, "has no query_key_value"),
+        ({"lora_target_modules": ["q_proj", "c_attn"]}, False, "has no c_attn"),
+        ({"lora_target_modules": ["embed_tokens"]}, False, "has no embed_tokens"),
+        ({"entry": {"split": "test"}}, True, "no splits but train"),
+        ({"entry": {"shards": 2, "shards_idx": 2}}, True, "the last is 1"),
+        ({"lora_model_dir": "./nowhere"}, True, "lora_model_dir: ./nowhere does not exist"),
+        ({"deepspeed": "./zero9.json"}, True, "deepspeed: ./zero9.json does not exist"),
+        ({"sequence_len": 8192}, False, "made for 4096 tokens"),
+    ],
+)
+def test_a_pitfall_is_named(
+    tmp_path: Path, base: Path, values: dict[str, Any], fails: bool, words: str
+) -> None:
+    (one,) = found(tmp_path, base, **values)
+    assert words in one.message and one.hint
+    assert one.fails == fails
+
+
+def test_a_prepared_path_that_is_a_file_is_named(tmp_path: Path, base: Path) -> None:
+    file = tmp_path / "prepared"
+    file.write_text("")
+    (one,) = found(tmp_path, base)
+    assert "is a file" in one.message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_nobody_may_write_to_is_named(tmp_path: Path, base: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    (one,) = found(tmp_path, base, output_dir=str(closed / "run"))
+    assert "nothing can be written" in one.message
+
+
+def test_a_base_that_is_not_here_is_not_judged(tmp_path: Path) -> None:
+    away = Path("org/not-here")
+    assert not found(tmp_path, away, lora_target_modules=["c_attn"], sequence_len=10**6)
