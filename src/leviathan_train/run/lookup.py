@@ -56,6 +56,8 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
         return _folder(path, target, root, live=live)
     if named := _named(target, root, live=live):
         return named
+    if path.suffix in {".yml", ".yaml"}:
+        return _of_config(path, live=live)  # which says what is wrong with it
     names = [run.name for run in all_runs(root)]
     close = nearest(target, names)
     hint = f"Did you mean {close}?" if close else "See them with:  leviathan runs"
@@ -105,7 +107,11 @@ def _last_used(root: Path, *, live: bool) -> Run:
 
 
 def _of_config(path: Path, *, live: bool) -> Run:
-    """The run of a config: what its `output_dir` means here, or where it was started from."""
+    """The run of a config: what its `output_dir` means here, or where it was started from.
+
+    Raises:
+        UsageError: the config cannot be read, or its run was never begun, or was removed.
+    """
     here = Run(load_config(path).output_dir)
     entries = [entry for entry in index.remembered(is_run) if entry.is_of(path)]
     known = [Run(entry.shown) for entry in entries if Path(entry.path) != here.path.resolve()]
@@ -114,7 +120,15 @@ def _of_config(path: Path, *, live: bool) -> Run:
     for run in (here, *known):
         if live and run.live_session():
             return run
-    return here if is_run(here.path) or not known else known[0]
+    if known and not is_run(here.path):
+        return known[0]
+    if not here.path.exists():
+        raise UsageError(
+            f"{path}: its run does not exist: there is no folder {here.path.absolute()}.",
+            f"Start it with:  leviathan train {shlex.quote(str(path))}    or see the others:"
+            "  leviathan runs",
+        )
+    return here
 
 
 def _named(target: str, root: Path, *, live: bool) -> Run | None:
