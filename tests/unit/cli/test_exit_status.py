@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from leviathan_train.cli import main
+from leviathan_train.merge.output import is_model
 from support import shapes
 from support.demo import MakeConfig
 
@@ -127,3 +129,20 @@ def test_a_key_that_axolotl_does_not_know(
     assert status == 2
     assert "learning_rat" in error and "learning_rate" in error
     assert not (folder / "run").exists()
+
+
+def test_a_merge_that_cannot_be_is_refused_before_it_asks_to_replace_the_old_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes.make(folder / "run", 10)
+    model = folder / "models/run-merged"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"")
+    assert is_model(model)
+    asked: list[str] = []
+    monkeypatch.setattr("leviathan_train.cli.merge.confirm", asked.append)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    status, error = ended(capsys, "merge", "run", "--checkpoint", "77")
+    assert (status, asked) == (2, []) and "no checkpoint of step 77" in error
