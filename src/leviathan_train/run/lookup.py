@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from leviathan_train.errors import UsageError
 from leviathan_train.run import index
 from leviathan_train.run.folder import TRAINING_ROOT, Run
 from leviathan_train.run.records import Launch
+
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]+|final)")
 
 
 def all_runs(root: Path = TRAINING_ROOT) -> list[Run]:
@@ -27,9 +30,12 @@ def all_runs(root: Path = TRAINING_ROOT) -> list[Run]:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` holds a training's output."""
-    if (folder / ".leviathan").is_dir() or (folder / "adapter_config.json").is_file():
-        return True
-    return any(folder.glob("checkpoint-*"))
+    return (folder / "adapter_config.json").is_file() or _has_runs_files(folder)
+
+
+def _has_runs_files(folder: Path) -> bool:
+    """Whether `folder` holds what no checkpoint holds."""
+    return (folder / ".leviathan").is_dir() or any(folder.glob("checkpoint-*"))
 
 
 def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) -> Run:
@@ -158,6 +164,12 @@ def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
     Raises:
         UsageError: the folder is no run, or both are.
     """
+    if _CHECKPOINT.fullmatch(path.name) and not _has_runs_files(path):
+        raise UsageError(
+            f"{path} is a checkpoint, not a run.",
+            f"Name its run: {path.parent}. To merge it:  leviathan merge --checkpoint"
+            f" {shlex.quote(str(path))}",
+        )
     if is_run(path):
         twin = root / path
         if "/" not in target and is_run(twin) and path.resolve() != twin.resolve():

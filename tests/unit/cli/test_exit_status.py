@@ -78,6 +78,17 @@ def test_no_such_run(folder: Path, capsys: pytest.CaptureFixture[str], words: Wo
     assert [path.name for path in folder.iterdir()] == ["notes"]
 
 
+@pytest.mark.parametrize("words", OF_A_RUN, ids=" ".join)
+def test_a_checkpoint_is_not_a_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: Words
+) -> None:
+    shapes.make(folder / "run", 10)
+    status, error = ended(capsys, *words, "run/checkpoint-10")
+    assert status == 2
+    assert "run/checkpoint-10 is a checkpoint, not a run." in error
+    assert "Name its run: run. " in error
+
+
 @pytest.mark.parametrize("words", [*OF_A_RUN, *OF_A_CONFIG], ids=" ".join)
 def test_a_config_that_cannot_be_used(
     folder: Path, capsys: pytest.CaptureFixture[str], words: Words
