@@ -70,7 +70,11 @@ def draw(now: Snapshot, width: int, height: int) -> str:
     for line in Page(now).lines(width, height):
         console.print(line, end="\n")
     console.print()  # the window's edge would cut the last line's descenders
-    svg = console.export_svg(title=f"leviathan status {now.target} --watch")
+    return with_fonts(console.export_svg(title=f"leviathan status {now.target} --watch"))
+
+
+def with_fonts(svg: str) -> str:
+    """A picture of rich's without the fonts that it would load from elsewhere."""
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     return svg.replace("Fira Code, monospace", FONTS).replace("arial", FONTS)
 

@@ -13,6 +13,16 @@ PAUSED=75
 
 say() { printf '\n%s\n' "$*"; }
 
+# Begin a part, and say how long the one before it took.
+began=
+part() {
+    if [[ -n $began ]]; then
+        echo "   $((SECONDS - began)) s"
+    fi
+    say "$@"
+    began=$SECONDS
+}
+
 run() {
     echo "\$ $*"
     "$@"
@@ -45,15 +55,16 @@ train() {
 interrupted=
 trap 'interrupted=yes' INT
 
-say "1. The environment"
+part "1. The environment"
 scripts/make_venv.sh
+echo "$(.venv/bin/python -V) and Axolotl are in .venv."
 PATH=$PWD/.venv/bin:$PATH
 
-say "2. A tiny model and a small data set"
+part "2. A tiny model and a small data set"
 run python scripts/make_demo.py
 
 if ! compgen -G "$RUN_DIR/checkpoint-*" >/dev/null; then
-    say "3. Training until it is paused half-way from another terminal"
+    part "3. Training until it is paused half-way from another terminal"
     pause_half_way &
     watcher=$!
     trap 'kill "$watcher" 2>/dev/null || true' EXIT
@@ -62,14 +73,14 @@ if ! compgen -G "$RUN_DIR/checkpoint-*" >/dev/null; then
     run leviathan checkpoints list "$RUN"
 fi
 
-say "4. Resuming from the pause and training to the end"
+part "4. Resuming from the pause and training to the end"
 train
 
-say "5. Merging the adapter into its base"
+part "5. Merging the adapter into its base"
 if [[ -e $MERGED ]]; then
     echo "$MERGED exists already."
 else
     run leviathan merge "$RUN"
 fi
 
-say "Done: $MERGED is a standalone model; the run is in $RUN_DIR."
+part "Done in $SECONDS s: $MERGED is a standalone model; the run is in $RUN_DIR."

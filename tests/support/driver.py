@@ -100,13 +100,19 @@ def leviathan(
     return done
 
 
-def start(config: Path, *args: str, env: Mapping[str, str], run: Path | None = None) -> Started:
-    """Start `leviathan train CONFIG` in the config's folder."""
+def start(
+    config: Path,
+    *args: str,
+    env: Mapping[str, str],
+    run: Path | None = None,
+    cwd: Path | None = None,
+) -> Started:
+    """Start `leviathan train CONFIG`, in the config's folder unless `cwd` names another."""
     run = run or config.parent / "run"
     before = set((run / ".leviathan/sessions").glob("*"))
     process = subprocess.Popen(
         [LEVIATHAN, "train", str(config), *args],
-        cwd=config.parent,
+        cwd=cwd or config.parent,
         env=dict(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from leviathan_train.cli import cli
 from leviathan_train.run.records import TERM_GRACE
+from leviathan_train.system.units import size
+from support import guide
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -53,7 +56,7 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / target).exists(), target
-    for name in re.findall(r"(?:\./)?\b((?:configs|scripts|bench|docs|src)/[\w./]+\w)", text):
+    for name in re.findall(r"(?:\./)?\b((?:configs|scripts|bench|docs|src|tests)/[\w./]+\w)", text):
         assert (ROOT / name).exists(), name
 
 
@@ -66,8 +69,6 @@ SPOT = ROOT / "docs/spot"
 
 
 def test_the_tasks_for_machines_that_vanish_can_be_typed_and_start_again_after_a_pause() -> None:
-    import yaml
-
     sky = yaml.safe_load((SPOT / "skypilot.yaml").read_text())
     assert sky["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
     job = yaml.safe_load((SPOT / "kubernetes.yaml").read_text())["spec"]
@@ -89,3 +90,99 @@ def test_the_tasks_for_machines_that_vanish_can_be_typed_and_start_again_after_a
         assert command
         with command.make_context(name, words, parent=click.Context(cli)) as context:
             assert name == "pause" or {"mirror", "choice"} <= set(context.params)
+
+
+def test_each_promise_names_the_test_that_proves_it() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| Promise | Plain Axolotl | leviathan | Test |\n")[2].partition("\n\n")[
+        0
+    ]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[1:]]
+    assert len(rows) >= 10
+    for promise, plain, _, test in rows:
+        assert re.match(r"0\.(19|20|21)\b", plain), promise
+        path = ROOT / test.strip("`")
+        assert path.name.startswith("test_") and "\ndef test_" in path.read_text("utf-8"), promise
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert all(len(line) <= 105 for line in lines if not line.startswith(("|", "!")))
+
+
+HEADINGS = """
+# 🔄 LEVIATHAN TRAINING: CHECKPOINTING & RESUME GUIDE
+## ✅ **Key Features**
+## 💾 **What's in a Checkpoint**
+## 🎮 **How to Pause Training**
+### Method 1: Graceful Stop (RECOMMENDED)
+### Method 2: Emergency Stop
+### Method 3: Scheduled Pause
+## ▶️ **How to Resume Training**
+### Automatic Resume (Easiest)
+### Manual Resume (Advanced)
+## 📊 **Checkpoint Management**
+### List Your Checkpoints
+### View Latest Checkpoint Details
+### Clean Up Old Checkpoints
+## 💡 **Common Scenarios**
+### Scenario 1: Overnight Training, Need GPU During Day
+### Scenario 2: Power Outage / Crash
+### Scenario 3: Multi-Day Training with Daily Stops
+### Scenario 4: Switching Between Test and Full Training
+## 🛠️ **Advanced Checkpoint Operations**
+### Export Checkpoint Metadata
+### Convert Checkpoint to Merged Model
+### Resume with Different Hyperparameters
+## 📈 **Monitoring Resume Success**
+### Check 1: Loss Continuity
+### Check 2: Learning Rate
+### Check 3: GPU Memory
+## 🆘 **Troubleshooting Resume Issues**
+### Problem: "Checkpoint not found"
+### Problem: "CUDA out of memory" after resume
+### Problem: Loss jumps after resume
+### Problem: "Mismatched checkpoint"
+## ✅ **Checkpoint Best Practices**
+### For A4000 24-36 Hour Test Run:
+### For A4000 10-15 Day Full Run:
+### Disk Space Management:
+## 🎯 **Quick Reference**
+## 💪 **Why This Is Perfect for A4000**
+## 🌊 **Summary**
+"""
+
+
+def test_the_guide_keeps_the_headings_by_which_its_readers_know_it() -> None:
+    text = re.sub(r"^```.*?^```", "", guide.PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert re.findall(r"^#+ .*", text, re.M) == HEADINGS.split("\n")[1:-1]
+
+
+def test_the_guides_settings_are_those_of_the_configs_that_it_names() -> None:
+    blocks = re.findall(
+        r"```yaml\n(.*?)```\n\nThese are the settings of `(.*?)`",
+        guide.PAGE.read_text(encoding="utf-8"),
+        re.S,
+    )
+    assert len(blocks) == 2
+    for block, name in blocks:
+        shipped = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+        assert yaml.safe_load(block).items() <= shipped.items(), name
+
+
+def test_the_guides_estimate_for_the_card_is_the_sum_that_it_shows() -> None:
+    text = guide.PAGE.read_text(encoding="utf-8")
+    config = yaml.safe_load((ROOT / "configs/leviathan_full_a4000.yaml").read_text("utf-8"))
+    assert (config["base_model"], config["lora_target_linear"]) == ("Qwen/Qwen3-8B", True)
+    wide, mlp, keys, layers, rank = 4096, 12288, 1024, 36, config["lora_r"]
+    shapes = [(wide, wide), (wide, keys), (wide, keys), (wide, wide)] + 3 * [(wide, mlp)]
+    each = sum(rank * (a + b) for a, b in shapes)
+    weights = layers * each
+    adapter, optimizer = 4 * weights, 2 * weights * (1 + 4 / 256)
+    row = f"| {size(adapter)} | {size(optimizer)} | {(adapter + optimizer) / 2**30:.1f}G |"
+    assert row in text and f"{each:,}" in text and f"{weights:,}" in text
+    for name, number in (("10pct", 3), ("full", 5)):
+        kept = yaml.safe_load((ROOT / f"configs/leviathan_{name}_a4000.yaml").read_text("utf-8"))
+        assert kept["save_total_limit"] == number
+        assert f"{number + 2} \N{MULTIPLICATION SIGN} 1.0G = {number + 2}G" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -67,6 +68,22 @@ def test_the_wheel_runs_by_itself(clean: Path) -> None:
     assert Path(file).is_relative_to(clean.parent)
     for name in ("py.typed", "ui/plot/page.html", "ui/plot/page.js"):
         assert (Path(file).parent / name).exists()
+
+
+@pytest.mark.axolotl
+def test_axolotl_has_it_as_a_command_of_its_own(clean: Path) -> None:
+    axolotl = (clean / "python", "-c", "from axolotl.cli.main import main; main()")
+    assert re.search(r"^  leviathan +Pause, resume", run(*axolotl, "--help", cwd=clean), re.M)
+    help_ = run(*axolotl, "leviathan", "--help", cwd=clean)
+    assert "Usage: leviathan [OPTIONS] COMMAND" in help_ and "Exit status:" in help_
+    plan = run(*axolotl, "leviathan", "checkpoints", "cleanup", "--help", cwd=clean)
+    assert "--keep-every K" in plan
+
+    # Its exit statuses and its errors stay its own.
+    command = [*map(str, axolotl), "leviathan", "status", "nothing"]
+    refused = subprocess.run(command, cwd=clean, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "No run 'nothing'" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_the_sdist_holds_every_file_of_the_repository(built: Built) -> None:

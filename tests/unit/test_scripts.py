@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -112,6 +114,28 @@ def test_a_training_script_passes_its_arguments_on_from_any_folder(
     config = f"configs/leviathan_{run}_a4000.yaml"
     assert json.loads(done.stdout) == [str(repository), ["train", config, "--for", ODD]]
     assert (ROOT / config).is_file()
+
+
+def test_the_quickstart_tells_each_part_and_how_long_it_took(repository: Path) -> None:
+    stand_ins = {
+        "scripts/make_venv.sh": "",
+        ".venv/bin/python": f'[[ $1 == scripts/* ]] || exec "{sys.executable}" "$@"',
+    }
+    for name, text in stand_ins.items():
+        (repository / name).write_text(f"#!/bin/bash\n{text}\n")
+        (repository / name).chmod(0o755)
+
+    script = repository / "scripts" / "quickstart.sh"
+    done = subprocess.run([script], stdout=subprocess.PIPE, check=True, timeout=60, text=True)
+
+    # Of each part its title, its commands, and its seconds.
+    parts = done.stdout.strip().split("\n\n")
+    assert [part[:2] for part in parts] == ["1.", "2.", "3.", "4.", "5.", "Do"]
+    for part in parts[:-1]:
+        assert re.search(r"\n   \d+ s$", part), part
+    for part in parts[1:-1]:
+        assert "\n$ " in part, part
+    assert re.match(r"Done in \d+ s: models/demo_cpu-merged ", parts[-1])
 
 
 def test_without_an_installation_a_script_says_what_to_run(repository: Path) -> None:

@@ -19,11 +19,14 @@ from leviathan_train.system import signs
 EXIT_STATUS = """
 \b
 Exit status:
-  0    done (also: already finished, or paused at the very last step)
+  0    done (also: already finished, or paused at the
+       very last step)
   1    failed
   2    usage error: bad option, bad config, or no such run
-  75   paused, killed or out of disk space, with an intact checkpoint to resume from
-  130  stopped with nothing to resume from, or `no` at the prompt
+  75   paused, killed or out of disk space, with an intact
+       checkpoint to resume from
+  130  stopped with nothing to resume from, or `no` at the
+       prompt
 """
 
 COMMANDS = (
@@ -93,10 +96,10 @@ def cli(debug: bool) -> None:
     stop, resume, inspect and prune at any time.
 
     \b
-    leviathan train configs/leviathan_10pct_a4000.yaml    start, or resume
-    Ctrl+C, or from anywhere:  leviathan pause            save and stop
-    leviathan checkpoints list                            what is saved
-    leviathan merge                                       a model to serve
+    leviathan train CONFIG           start, or resume
+    Ctrl+C, or leviathan pause       save and stop
+    leviathan checkpoints list       what is saved
+    leviathan merge                  a model to serve
 
     RUN is a run's name, its folder, or its config. Left out, it is the run used last in this
     folder; for status, pause, save, stop and history, the one that trains, wherever it is.

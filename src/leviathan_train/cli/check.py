@@ -42,14 +42,17 @@ def check(config_path: Path, sets: tuple[str, ...], gpu: str | None, json: bool)
 
     def tell(line: str) -> None:
         if not json and sys.stdout.isatty():
-            click.echo(line)
+            print(render.folded(line, sys.stdout))
 
     for finding in preflight.check(config_path, sets, card=card, tell=tell):
         found.append(finding)
         if not json:
-            click.echo(render.folded(f"{_SIGNS[finding.level]} {finding.message}", sys.stdout))
+            # Not click.echo: in a terminal without UTF-8 it writes the signs all the same.
+            print(
+                render.folded(f"{_SIGNS[finding.level]} {finding.message}", sys.stdout), flush=True
+            )
             if finding.hint:
-                click.echo(render.folded(f"   {finding.hint}", sys.stdout))
+                print(render.folded(f"   {finding.hint}", sys.stdout), flush=True)
     if json:
         render.document(document(config_path, found))
     return exit_status(found)

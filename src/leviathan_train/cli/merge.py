@@ -74,13 +74,12 @@ def merge(
     found, cfg = _find(run, choice, quiet=json)
     goal = output or targets.MODELS / f"{found.name}-merged"
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not json
-    if interactive and not yes and targets.is_model(goal):
-        yes = confirm(f"Replace {goal}?")
-        if not yes:
-            raise Declined("Nothing was changed.")
+    asks = interactive and not yes and targets.is_model(goal)
     plan = plans.make_plan(
-        found, choice, goal, config=cfg, precision=precision, prove=prove, replace=yes
+        found, choice, goal, config=cfg, precision=precision, prove=prove, replace=yes or asks
     )
+    if asks and not confirm(f"Replace {goal}?"):  # what cannot be merged is told before
+        raise Declined("Nothing was changed.")
     screen = _Screen(quiet=json)
     screen.line(f"Merging {plan.adapter.label} of {found.name} into {plan.base_name}")
     try:

@@ -32,6 +32,7 @@ from leviathan_train.ui.progress import Screen
     help="How many steps to compare.",
 )
 @sets_option
+@click.option("--yes", is_flag=True, help="Accept keys that Axolotl does not know.")
 @as_json
 @click.pass_context
 def selftest(
@@ -39,6 +40,7 @@ def selftest(
     config_path: Path,
     steps: int,
     sets: tuple[str, ...],
+    yes: bool,
     json: bool,
     accelerate_args: tuple[str, ...],
 ) -> int:
@@ -50,7 +52,7 @@ def selftest(
     Example:  leviathan selftest configs/demo_cpu.yaml --steps 20
     """
     dialog = TerminalDialog(Screen(quiet=json))
-    found = core.run(config_path, sets, steps, accelerate_args, typed(ctx), dialog)
+    found = core.run(config_path, sets, steps, accelerate_args, typed(ctx), dialog, yes=yes)
     if json:
         render.document(asdict(found))
     else:

@@ -68,7 +68,8 @@ def _check_base(config: Config) -> None:
     if is_local(str(base)) and not Path(str(base)).expanduser().exists():
         raise UsageError(
             f"{config.path}: base_model {base} does not exist.",
-            "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
+            _similar_file(Path(str(base)).expanduser())
+            or "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
         )
     if is_local(str(base)) and not is_on(config.values.get("reinit_weights")):
         _check_base_files(config, Path(str(base)).expanduser())

@@ -16,6 +16,14 @@ PLUGIN = "leviathan_train.plugin.LeviathanPlugin"
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
+_PROBLEMS = {
+    "could not find expected ':'": "no key with a value: after the colon comes a space",
+    "mapping values are not allowed": "a colon too many, or a wrong indentation",
+    "tab character": "a tab: indent with spaces",
+    "character '\\t'": "a tab: indent with spaces",
+}
+"""What a part of PyYAML's message means to who wrote the line."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -90,6 +98,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         place = broken_at(error)
         where = f", line {place[0]}, column {place[1]}" if place else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = next((told for part, told in _PROBLEMS.items() if part in problem), problem)
         if "quoted scalar" in str(getattr(error, "context", None)):
             problem = "the quote that begins here is never closed"
         raise UsageError(f"{path}{where}: not valid YAML: {problem}.", "Fix that line.") from None

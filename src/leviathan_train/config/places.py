@@ -73,9 +73,10 @@ def shown(path: KeyPath) -> str:
 def broken_at(error: Any) -> tuple[int, int] | None:
     """Line and column, from 1, of what a YAML error is about; None if it tells no place.
 
-    A quote that is never closed is noticed at the end of the file: its beginning is what
-    has to be found.
+    A quote that is never closed is noticed at the end of the file, and a key without its colon in
+    the line below: where they begin is what has to be found.
     """
-    unclosed = "quoted scalar" in str(getattr(error, "context", None))
-    mark = getattr(error, "context_mark" if unclosed else "problem_mark", None)
+    context = str(getattr(error, "context", None))
+    is_later = "quoted scalar" in context or "simple key" in context
+    mark = getattr(error, "context_mark" if is_later else "problem_mark", None)
     return (mark.line + 1, mark.column + 1) if mark else None

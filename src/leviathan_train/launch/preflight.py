@@ -167,7 +167,7 @@ def _data(config: Config, seconds: float | None) -> Iterator[Finding]:
             check_chat_template(config)
         except UsageError as error:
             yield refusal(Topic.DATA, error)
-    local = len(local_datasets(config))
+    local = sum(path.exists() for _, path in local_datasets(config))
     if local and seconds is None and not found:
         yield ok(Topic.DATA, f"Every row can be read (local files: {local}).")
 

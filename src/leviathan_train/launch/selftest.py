@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,16 @@ def run(
     accelerate: tuple[str, ...],
     typed: Typed,
     dialog: Dialog,
+    *,
+    yes: bool = False,
 ) -> Comparison:
     """Train a config three times for a few steps, in a folder beside its run's.
 
+    Args:
+        yes: accept keys that Axolotl does not know.
+
     Raises:
+        UsageError: `train` would refuse the config.
         LeviathanError: a training failed, or another selftest of the run is under way.
         Stopped: a person ended it.
     """
@@ -83,8 +89,7 @@ def run(
         return Starter(given, options, dialog)
 
     straight, paused = starter("straight"), starter("paused")
-    straight.check()
-    paused.check()
+    Starter(straight.config, replace(options, yes=yes), dialog).check()
     dialog.tell(f"In {folder}: {steps} steps straight, then from step {half} with a pause.")
     _train(straight)
     shutil.copytree(

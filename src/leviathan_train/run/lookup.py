@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from leviathan_train.errors import UsageError
 from leviathan_train.run import index
 from leviathan_train.run.folder import TRAINING_ROOT, Run
 from leviathan_train.run.records import Launch
+
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]+|final)")
 
 
 def all_runs(root: Path = TRAINING_ROOT) -> list[Run]:
@@ -27,9 +30,12 @@ def all_runs(root: Path = TRAINING_ROOT) -> list[Run]:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` holds a training's output."""
-    if (folder / ".leviathan").is_dir() or (folder / "adapter_config.json").is_file():
-        return True
-    return any(folder.glob("checkpoint-*"))
+    return (folder / "adapter_config.json").is_file() or _has_runs_files(folder)
+
+
+def _has_runs_files(folder: Path) -> bool:
+    """Whether `folder` holds what no checkpoint holds."""
+    return (folder / ".leviathan").is_dir() or any(folder.glob("checkpoint-*"))
 
 
 def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) -> Run:
@@ -56,6 +62,8 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
         return _folder(path, target, root, live=live)
     if named := _named(target, root, live=live):
         return named
+    if path.suffix in {".yml", ".yaml"}:
+        return _of_config(path, live=live)  # which says what is wrong with it
     names = [run.name for run in all_runs(root)]
     close = nearest(target, names)
     hint = f"Did you mean {close}?" if close else "See them with:  leviathan runs"
@@ -124,7 +132,11 @@ def _last_used(root: Path, *, live: bool) -> Run:
 
 
 def _of_config(path: Path, *, live: bool) -> Run:
-    """The run of a config: what its `output_dir` means here, or where it was started from."""
+    """The run of a config: what its `output_dir` means here, or where it was started from.
+
+    Raises:
+        UsageError: the config cannot be read, or its run was never begun, or was removed.
+    """
     here = Run(load_config(path).output_dir)
     entries = [entry for entry in index.remembered(is_run) if entry.is_of(path)]
     known = [Run(entry.shown) for entry in entries if Path(entry.path) != here.path.resolve()]
@@ -133,7 +145,15 @@ def _of_config(path: Path, *, live: bool) -> Run:
     for run in (here, *known):
         if live and run.live_session():
             return run
-    return here if is_run(here.path) or not known else known[0]
+    if known and not is_run(here.path):
+        return known[0]
+    if not here.path.exists():
+        raise UsageError(
+            f"{path}: its run does not exist: there is no folder {here.path.absolute()}.",
+            f"Start it with:  leviathan train {shlex.quote(str(path))}    or see the others:"
+            "  leviathan runs",
+        )
+    return here
 
 
 def _named(target: str, root: Path, *, live: bool) -> Run | None:
@@ -163,6 +183,12 @@ def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
     Raises:
         UsageError: the folder is no run, or both are.
     """
+    if _CHECKPOINT.fullmatch(path.name) and not _has_runs_files(path):
+        raise UsageError(
+            f"{path} is a checkpoint, not a run.",
+            f"Name its run: {path.parent}. To merge it:  leviathan merge --checkpoint"
+            f" {shlex.quote(str(path))}",
+        )
     if is_run(path):
         twin = root / path
         if "/" not in target and is_run(twin) and path.resolve() != twin.resolve():

@@ -7,7 +7,7 @@ from typing import Any
 
 from leviathan_train.system import signs
 from leviathan_train.system.units import clock, duration, size
-from leviathan_train.ui.text import count, mirror, number, plain, table
+from leviathan_train.ui.text import count, hanging, mirror, number, plain, table
 
 
 def listing(value: Any) -> None:
@@ -35,7 +35,8 @@ def listing(value: Any) -> None:
             if item["best"] and not _measured_there(item):
                 print(f"* by the evaluation at step {item['eval_step']}, the last before it")
     if unread := sum(not item["is_read"] and item["state"] != "damaged" for item in found):
-        print(f"\nJudged by structure and sizes: {unread}  (checkpoints verify reads every byte)")
+        told = f"Judged by structure and sizes: {unread}  (checkpoints verify reads every byte)"
+        print(f"\n{hanging(told, 2)}")
     if value["superseded_bytes"]:
         aside = size(value["superseded_bytes"])
         print(f"\nSet aside: {aside}  (cleanup --superseded deletes it)")
@@ -61,8 +62,10 @@ def details(value: Any, title: str) -> None:
     heading = {"latest": "LATEST", "best": "BEST"}.get(title, "")
     rule = "=" * 48
     print(f"{rule}\n{f'{heading} CHECKPOINT'.strip()}\n{rule}")
-    print(f"Location: {plain(value['path'])}\nStep: {value['step']}")
-    print(f"State: {_state(value)}\n\nTraining State:")
+    print(hanging(f"Location: {plain(value['path'])}", 2))
+    print(f"Step: {value['step']}")
+    print(hanging(f"State: {_state(value)}", 7), end="\n\n")
+    print("Training State:")
     print(f"  Current Step: {value['step']}")
     if value["max_steps"]:
         print(f"  Total Steps: {value['max_steps']}")
@@ -82,7 +85,8 @@ def details(value: Any, title: str) -> None:
 def verified(item: Any) -> None:
     """One line of `checkpoints verify`."""
     sign = signs.FAULT if item["state"] == "damaged" else signs.OK
-    print(f"{sign} checkpoint-{item['step']} ({size(item['bytes'])}): {_state(item)}", flush=True)
+    told = f"{sign} checkpoint-{item['step']} ({size(item['bytes'])}): {_state(item)}"
+    print(hanging(told, 3), flush=True)
 
 
 def verification(value: Any) -> None:
@@ -109,7 +113,8 @@ def plan(value: Any) -> None:
     for item in found:
         word = "keep  " if item["keep"] else "strip " if item["strip"] else "delete"
         reasons = plain(", ".join(item["reasons"]))
-        print(f"  {word}  checkpoint-{item['step']} ({size(item['bytes'])}): {reasons}")
+        line = f"  {word}  checkpoint-{item['step']} ({size(item['bytes'])}): {reasons}"
+        print(hanging(line, 10))
 
 
 def _state(item: Any) -> str:

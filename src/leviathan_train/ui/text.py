@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -66,10 +67,24 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence
         if room is None or _width(shown) <= room:
             break
     else:
-        shown = columns  # it would be too wide all the same
+        assert room is not None
+        shown = _folded_to(room, shown) or columns  # it would be too wide all the same
     aligned = [[cell.ljust(max(map(len, column))) for cell in column] for column in shown]
     header, *body = ("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
     print("\n".join([header, "-" * _width(shown), *body]))
+
+
+def _folded_to(room: int, columns: Sequence[Sequence[str]]) -> list[list[str]] | None:
+    """The columns with the cells of the widest in several lines; None if that does not help."""
+    widest = max(range(len(columns)), key=lambda at: max(map(len, columns[at])))
+    left = room - _width([column for at, column in enumerate(columns) if at != widest]) - 2
+    folded: list[list[str]] = [[] for _ in columns]
+    for row in zip(*columns, strict=True):
+        parts = textwrap.wrap(row[widest], max(left, 1), **_WHOLE_WORDS) or [""]
+        for number, part in enumerate(parts):
+            for at, cell in enumerate(row):
+                folded[at].append(part if at == widest else "" if number else cell)
+    return folded if _width(folded) <= room else None
 
 
 def _width(columns: Sequence[Sequence[str]]) -> int:
@@ -131,6 +146,7 @@ def fold(text: str, width: int) -> list[str]:
     end stays with the words that say what it is.
     """
     before, _, last = text.rpartition(" ")
+    width -= _wide(text)
     if len(text) <= width or ("/" in last and len(before) < width // 2):
         return [text]
     indent = text[: len(text) - len(text.lstrip())]
@@ -145,12 +161,26 @@ def fold(text: str, width: int) -> list[str]:
     return [indent + line for line in lines]
 
 
+def _wide(text: str) -> int:
+    """How many characters of a text take two cells of a terminal, as most signs do."""
+    return sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+
+
 def folded(text: str, stream: TextIO) -> str:
     """A message as `stream` shows it: see `fold` on a terminal, unchanged elsewhere."""
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
     return "\n".join(line for part in text.split("\n") for line in fold(part, width))
+
+
+def hanging(text: str, indent: int) -> str:
+    """A line as stdout shows it: on a terminal broken between words, later lines indented."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns - _wide(text), indent + 20)
+    lines = textwrap.wrap(text, width, subsequent_indent=" " * indent, **_WHOLE_WORDS)
+    return "\n".join(lines)
 
 
 def steps(now: Activity) -> str:
@@ -218,7 +248,7 @@ def status(value: Any) -> None:
     if value["training"]:
         fields.append(("Process", f"{value['pid'] or '-'} on {value['host']}"))
     for label, told in fields:
-        print(f"{label + ':':<16} {plain(told)}")
+        print(hanging(f"{label + ':':<16} {plain(told)}", 17))
 
 
 def mirror(value: Any) -> str:
@@ -278,9 +308,10 @@ def history(value: Any) -> None:
     table(headers, rows, spare=["Steps/s", "Time", "Loss"])
     for item in value["sessions"]:
         if item["end"] in {Ending.CRASHED, Ending.KILLED}:
-            print(f"{plain(item['session'])} {item['end']}: {one_line(item['why'])}")
+            print(hanging(f"{plain(item['session'])} {item['end']}: {one_line(item['why'])}", 2))
         if item["verdict"] == SeamWord.BROKEN:
-            print(f"{plain(item['session'])} resume broken: {one_line(item['cause'])}")
+            cause = one_line(item["cause"])
+            print(hanging(f"{plain(item['session'])} resume broken: {cause}", 2))
 
 
 def _span(first: Any, last: Any, between: str) -> str:

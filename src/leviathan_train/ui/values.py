@@ -223,7 +223,7 @@ def finite(value: Any) -> Any:
 
 def history(run: Run, past: Sequence[Past]) -> Value:
     """All sessions of a run, oldest first. Times in seconds since the epoch."""
-    return {"run": run.name, "sessions": [_session(one) for one in past]}
+    return {"run": run.name, "sessions": [finite(_session(one)) for one in past]}
 
 
 def _session(past: Past) -> Value:
@@ -236,8 +236,8 @@ def _session(past: Past) -> Value:
         "why": end.why if end else None,
         "first_step": past.first_step,
         "last_step": past.last_step,
-        "first_loss": finite(past.first_loss),
-        "last_loss": finite(past.last_loss),
+        "first_loss": past.first_loss,
+        "last_loss": past.last_loss,
         "verdict": verdict.word if verdict else None,
         "cause": verdict.cause if verdict else None,
         "hours": past.seconds / 3600 if past.seconds else None,

@@ -100,3 +100,29 @@ def test_an_unclosed_quote_is_told_where_it_begins_and_as_what_it_is(tmp_path: P
     path.write_text('output_dir: run\noptimizer: "adamw_torch\nseed: 1\n')
     with pytest.raises(UsageError, match=r"line 2, column 12.*quote.*never closed"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("base_model: x\nlora_r:8\nlora_alpha: 16\n", "line 2, column 1.*after the colon"),
+        ("base_model: x\nchat: a: b\n", "line 2, column 8.*a colon too many"),
+        ("base_model: x\nlora_r: 8\n\toutput_dir: y\n", "line 3, column 1.*a tab"),
+    ],
+)
+def test_what_yaml_objects_to_is_told_in_words_and_where_it_is(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=told):
+        load_config(path)
+
+
+def test_a_base_model_that_is_nearly_named_is_guessed(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UsageError) as error:
+        check_inputs(load_config(make_config(tmp_path, base_model=str(tmp_path / "modle"))))
+    assert error.value.hint == f"Did you mean {tmp_path / 'model'}?"

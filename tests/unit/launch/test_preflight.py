@@ -68,6 +68,12 @@ def test_a_missing_input_is_an_error_and_the_rest_is_still_told(plain: Path) -> 
     assert exit_status(findings) == 2
 
 
+def test_rows_of_a_file_that_is_not_there_are_not_said_to_be_readable(plain: Path) -> None:
+    findings = look(plain, "datasets=[{path: ./gone.jsonl, ds_type: json, type: alpaca}]")
+    assert any("gone.jsonl does not exist" in f.message for f in bad(findings, "inputs"))
+    assert not any("Every row can be read" in f.message for f in findings)
+
+
 def test_a_base_that_has_to_be_fetched_is_a_warning(plain: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     (finding,) = bad(look(plain, "base_model=org/unknown"), "inputs")
@@ -236,6 +242,14 @@ def test_axolotl_itself_is_asked_in_a_child(
     assert any("--set: key foo" in line for line in wrong)
     assert any("lora_r: Input should be a valid integer" in line for line in wrong)
     assert any("trl.beta: Input should be a valid number" in line for line in wrong)
+
+
+def test_where_the_terminal_has_no_signs_they_are_spelt(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    ascii_only = env | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = leviathan("check", "no.yaml", cwd=tmp_path, env=ascii_only)
+    assert done.stdout.startswith("[x] No config at no.yaml")
 
 
 def test_the_text_for_people_has_the_hint_below(tmp_path: Path, env: dict[str, str]) -> None:

@@ -69,6 +69,16 @@ def test_a_run_with_any_records_is_told(
     text.history(past)
 
 
+def test_a_session_that_ended_at_no_time_is_still_json(tmp_path: Path) -> None:
+    from leviathan_train.run.history import history
+    from leviathan_train.ui import values
+
+    run = Run(tmp_path)
+    (runs.begin(run).path / "end.json").write_text('{"at": Infinity}')
+    (session,) = json.loads(values.dumps(values.history(run, history(run))))["sessions"]
+    assert session["ended"] is None
+
+
 @settings(deadline=None)
 @given(st.floats(), st.floats())
 def test_any_number_of_seconds_has_a_text(at: float, now: float) -> None:

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from leviathan_train.launch.activity import Activity
@@ -112,3 +113,19 @@ def test_while_it_loads_the_seconds_are_told_and_those_of_the_last_time() -> Non
     )
     assert str(progress_line(replace(now, start_seconds=None), 80)) == "loading the model  8s"
     assert len(str(progress_line(now, 30))) <= 30
+
+
+def test_where_no_column_can_be_spared_the_widest_takes_several_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reason = "damaged: optimizer.pt is missing"
+    lines = table_at(40, monkeypatch, [["a" * 12, "", reason], ["b", "", "intact"]])
+    assert max(map(len, lines)) <= 40
+    assert " ".join(line[14:].strip() for line in lines[2:4]) == reason
+    assert lines[4].split() == ["b", "intact"]
+
+
+def test_a_sign_counts_as_the_two_cells_that_it_takes() -> None:
+    told = "✅ 48G free; the size of a checkpoint is not known before the first."
+    lines = text.fold(told, 60)
+    assert [cell_len(line) <= 60 for line in lines] == [True, True], lines
