@@ -7,7 +7,8 @@ from typing import Any
 
 from leviathan_train.system import signs
 from leviathan_train.system.units import clock, duration, size
-from leviathan_train.ui.text import count, hanging, mirror, number, plain, table
+from leviathan_train.ui.mirror import mirror
+from leviathan_train.ui.text import count, hanging, number, plain, table
 
 
 def listing(value: Any) -> None:

@@ -244,25 +244,13 @@ def status(value: Any) -> None:
     saved = f"{value['last_checkpoint']}, {ago(value['last_checkpoint_at'])}"
     fields.append(("Last checkpoint", saved if value["last_checkpoint"] else "none"))
     if value["mirror"]:
+        from leviathan_train.ui.mirror import mirror
+
         fields.append(("Mirror", mirror(value["mirror"])))
     if value["training"]:
         fields.append(("Process", f"{value['pid'] or '-'} on {value['host']}"))
     for label, told in fields:
         print(hanging(f"{label + ':':<16} {plain(told)}", 17))
-
-
-def mirror(value: Any) -> str:
-    """What is known of the copies elsewhere, in one line."""
-    steps = value["steps"]
-    up_to = f"up to step {max(steps)}" if steps else "nothing yet"
-    told = [f"{value['url']}: {up_to} ({count(len(steps), 'checkpoint')})"]
-    if value["copying"]:
-        told.append(f"copying {value['copying']}")
-    if value["other"]:
-        told.append(f"{value['other']} writes there, too")
-    if value["trouble"]:
-        told.append(f"not since {clock(value['since'])}: {one_line(value['trouble'])}")
-    return plain("; ".join(told))
 
 
 def runs(value: Any) -> None:
