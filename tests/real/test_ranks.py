@@ -52,6 +52,7 @@ def copied(straight: Path, step: int, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.axolotl
 def test_on_other_ranks_each_row_that_remains_is_trained_once(
     make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path
 ) -> None:
