@@ -80,7 +80,7 @@ def test_a_pause_on_either_machine_stops_both_and_both_go_on_from_one_checkpoint
     assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2
     assert "--machine_rank 1" in outputs[0]  # what to type on the other one
     logs = sorted(path.name for path in (run / "logs").iterdir())
-    assert [name.endswith("_machine1.log") for name in logs] == [False, True]
+    assert [name.endswith(".machine1.log") for name in logs] == [False, True]
 
     resumed = both(nodes, config, env=env_of_ranks)
     resumed[0].step(step + 2)
@@ -92,7 +92,7 @@ def test_a_pause_on_either_machine_stops_both_and_both_go_on_from_one_checkpoint
     assert len(sessions(run)) == 2
     assert len(intact(run)) == 2
     assert not (run / "superseded").exists()
-    log = max((run / "logs").glob("*_machine1.log")).read_text()
+    log = max((run / "logs").glob("*.machine1.log")).read_text()
     assert "Traceback" not in log
 
 

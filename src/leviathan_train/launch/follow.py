@@ -86,7 +86,7 @@ def log_of(session: Session, layout: Layout) -> Path:
     """Where a machine's trainer writes its output."""
     if layout.is_first:
         return session.log
-    return session.log.with_name(f"{session.log.stem}-machine{layout.machine}.log")
+    return session.log.with_suffix(f".machine{layout.machine}.log")
 
 
 def _recordable(words: Sequence[str]) -> Iterator[str]:
