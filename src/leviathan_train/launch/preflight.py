@@ -223,7 +223,8 @@ def _resume(
             f"{run.name} is already finished, at step {step}.",
             "Train longer: raise num_epochs or max_steps.  Start over: --resume never",
         )
-    yield ok(Topic.RESUME, f"The run resumes from {checkpoint.name}, which is intact.")
+    else:
+        yield ok(Topic.RESUME, f"The run resumes from {checkpoint.name}, which is intact.")
     for change in compare(origin_of(checkpoint), config):
         yield _changed(change)
 

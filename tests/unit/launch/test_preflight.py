@@ -18,10 +18,11 @@ from leviathan_train.launch import preflight
 from leviathan_train.launch.findings import Finding, exit_status
 from leviathan_train.launch.validation import Validation, validate
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Launch
+from leviathan_train.run.records import Cause, End, Ending, Launch
 from leviathan_train.system.gpu import Gpu
 from support.demo import MakeConfig
 from support.driver import leviathan
+from support.runs import end_session
 from support.shapes import lora
 
 GB = 2**30
@@ -120,6 +121,15 @@ def test_changes_since_the_checkpoint_have_the_level_of_their_effect(
     assert [f.level for f in told] == ["error", "warning", "ok", "ok"]
     assert "8 to 16: refused: it would not fit" in told[0].message
     assert "hf_abc" not in told[3].message
+
+
+def test_a_finished_run_is_not_said_to_be_resumed(plain: Path, tmp_path: Path) -> None:
+    lora(tmp_path / "run" / "checkpoint-10", 10)
+    session = Run(tmp_path / "run").open_session(Launch())
+    end_session(session, End(Ending.FINISHED, 10, None, "", 1.0, Cause.DONE))
+    told = [f.message for f in look(plain, "max_steps=10") if f.topic == "resume"]
+    assert any("already finished, at step 10" in line for line in told)
+    assert not any("The run resumes" in line for line in told)
 
 
 def test_a_damaged_newest_checkpoint_is_a_warning(plain: Path, tmp_path: Path) -> None:
