@@ -1,6 +1,7 @@
 """Settings with which a training would fail only after its model or its rows have been loaded.
 
-Each was seen to fail on axolotl 0.19.
+Most were seen to fail on axolotl 0.19; a missing DeepSpeed file and a folder that cannot be
+written to are plain enough.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ class Topic(StrEnum):
     GPU = "gpu"
     MEMORY = "memory"
     DISK = "disk"
+    MIRROR = "mirror"
     SCHEMA = "schema"
     ROWS = "rows"
     STEPS = "steps"

@@ -11,12 +11,14 @@ from typing import Any
 
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.retention import Policy
-from leviathan_train.errors import Declined, LeviathanError
+from leviathan_train.config.load import Config
+from leviathan_train.errors import Declined, LeviathanError, UsageError
 from leviathan_train.launch import resume
 from leviathan_train.launch.confirm import Dialog
+from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
 from leviathan_train.launch.follow import Training
 from leviathan_train.mirror import client
-from leviathan_train.mirror.copies import Copy, to_fetch
+from leviathan_train.mirror.copies import Copy, CopyState, to_fetch
 from leviathan_train.mirror.place import Place, place_of
 from leviathan_train.mirror.sealed import Sealed, named, set_aside, sha_of
 from leviathan_train.mirror.trouble import MirrorError, Trouble
@@ -118,6 +120,38 @@ def fetch_newer(
         else:
             break
     return choice
+
+
+def findings(
+    config: Config, run: Run, found: Sequence[store.Checkpoint], tell: Callable[[str], None]
+) -> Iterator[Finding]:
+    """Look whether the mirror that the config names can be used, and what it has.
+
+    Args:
+        found: the run's own checkpoints: without an intact one, a start needs the mirror.
+        tell: called with one line before seconds may pass.
+    """
+    try:
+        mirror = Mirror.of(run, config.values, None)
+        if mirror is None or mirror.place.is_command:
+            return
+        tell(f"Looking at the mirror {mirror.place.shown}...")
+        copies, other = client.look(mirror.place, run)
+    except MirrorError as error:
+        level = Level.WARNING if store.latest(list(found)) else Level.ERROR
+        yield Finding(level, Topic.MIRROR, error.message, error.hint, error.exit_code)
+        return
+    except UsageError as error:
+        yield refusal(Topic.MIRROR, error)
+        return
+    whole = [copy.step for copy in copies if copy.state is CopyState.WHOLE]
+    has = f"it has {len(whole)} checkpoints, up to step {whole[-1]}" if whole else "it has none yet"
+    message = f"The mirror {mirror.place.shown} can be read: {has}."
+    if other:
+        hint = "Two trainings of one name need two places."
+        yield Finding(Level.WARNING, Topic.MIRROR, f"{message} {other} writes there now.", hint)
+    else:
+        yield ok(Topic.MIRROR, message)
 
 
 def _look(place: Place, run: Run, *, patient: bool) -> tuple[list[Copy], str]:

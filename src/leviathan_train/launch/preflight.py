@@ -28,7 +28,7 @@ from leviathan_train.config.load import Config, load_config
 from leviathan_train.config.pitfalls import pitfalls
 from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError, UsageError
-from leviathan_train.launch import command, cost, resume
+from leviathan_train.launch import command, cost, mirrored, resume
 from leviathan_train.launch.disk import forecast
 from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
 from leviathan_train.launch.outcome import cleanup_command
@@ -77,6 +77,7 @@ def check(
     cards = visible((gpus or Nvml())(), _devices()) if present and card is None else ()
     yield cost.gpu_memory(config, cards, card)
     yield from known_keys(config, tell)
+    yield from mirrored.findings(config, run, found, tell)
     tell("Axolotl validates the config and looks at the rows: some seconds...")
     elsewhere = AMPERE if card is not None and not present else None
     answer = ask_axolotl(config) if ask_axolotl else validate(config, elsewhere)

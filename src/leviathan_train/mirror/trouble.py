@@ -40,7 +40,13 @@ _DENIED = re.compile(
     r"|authentication",
     re.IGNORECASE,
 )
-_MISSING = re.compile(r"bucket|container|repository not found", re.IGNORECASE)
+_MISSING = re.compile(
+    r"(bucket|container|repository)\b.*\b(not exist|not found)|NoSuch(Bucket|Container)",
+    re.IGNORECASE,
+)
+_UNREACHABLE = re.compile(r"connect|timed? ?out|unreachable|name resolution", re.IGNORECASE)
+_QUOTED = re.compile(r"\w+://\S+|\"[^\"]*\"|'[^']*'")
+"""What an error quotes of a user's own words, such as a bucket's name, says nothing of it."""
 _PACKAGES = re.compile(r"protocol not known|is not installed|^install ", re.IGNORECASE)
 
 
@@ -76,12 +82,14 @@ def told(place: Place) -> Iterator[None]:
 
 
 def _kind(error: Exception) -> Trouble:
-    text = f"{type(error).__name__} {error}"
+    text = _QUOTED.sub("", f"{type(error).__name__} {error}")
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, ImportError) or _PACKAGES.search(str(error)):
         return Trouble.PACKAGE
     if number in {errno.ENOSPC, errno.EDQUOT}:
         return Trouble.FULL
+    if isinstance(error, ConnectionError) or _UNREACHABLE.search(type(error).__name__):
+        return Trouble.UNREACHABLE
     if isinstance(error, PermissionError) or number == errno.EROFS or _DENIED.search(text):
         return Trouble.DENIED
     if isinstance(error, FileNotFoundError) or _MISSING.search(text):

@@ -34,6 +34,7 @@ CHANGING: list[Words] = [
     ("checkpoints", "cleanup", "--keep", "2", "--yes"),
     ("checkpoints", "cleanup", "--superseded", "--yes"),
     ("checkpoints", "reseal", "--step", "10", "--yes"),
+    ("checkpoints", "push", "--mirror", "copies"),
     ("merge",),
 ]
 OF_A_RUN = [*READING, *CHANGING]
@@ -42,6 +43,7 @@ OF_A_STEP: list[Words] = [
     ("checkpoints", "show", "--step", "77"),
     ("checkpoints", "verify", "--step", "77"),
     ("checkpoints", "reseal", "--step", "77"),
+    ("checkpoints", "push", "--step", "77", "--mirror", "copies"),
     ("merge", "--checkpoint", "77"),
     ("train", "--resume", "77"),
 ]
