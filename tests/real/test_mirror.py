@@ -271,7 +271,8 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere_as_if_nothing_had_been(
     assert "writes there, too; nothing is copied until that ends" in output
     push(Run(there), url)
     assert made.wrong(Run(there).path) == []
-    assert store.latest(store.scan(Run(there))).step == 40  # type: ignore[union-attr]
+    newest = store.latest(store.scan(Run(there)))
+    assert newest and newest.step == 40
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     assert not _mentions(there, secret)
     listed = json.loads(

@@ -60,12 +60,9 @@ class MirrorError(LeviathanError):
     def __init__(self, message: str, trouble: Trouble, hint: str | None = None) -> None:
         super().__init__(message, hint or _HINTS[trouble])
         self.trouble = trouble
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]
-        """What a user must change is a usage error; what may pass by itself is a failure."""
+        # What a user must change is a usage error; what may pass by itself is a failure.
         wrong = {Trouble.DENIED, Trouble.MISSING, Trouble.PACKAGE}
-        return USAGE if self.trouble in wrong else FAILED
+        self.exit_code = USAGE if trouble in wrong else FAILED
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.seal import FaultError
@@ -223,8 +223,8 @@ class Watcher:
         self._copied = {copy.step: copy.seal_sha for copy in whole}
         self._tell(copies=tuple(named(copy.step, copy.seal_sha) for copy in whole))
 
-    def _tell(self, **changes: object) -> None:
-        state = replace(self._state, **changes)  # type: ignore[arg-type]
+    def _tell(self, **changes: Any) -> None:
+        state = replace(self._state, **changes)
         if state == self._state:
             return
         self._state = state
