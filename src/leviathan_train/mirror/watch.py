@@ -96,6 +96,7 @@ class Watcher:
         self._refused: set[str] = set()
         """Seals of checkpoints that are not as they were sealed."""
         self._branch_left = task.resumed_at is None
+        self._has_looked = False
         self._me = Owner(writer_of(task.run), processes.hostname(), str(task.run.path.resolve()))
         self._other: tuple[Owner, float] | None = None
         """Who else wrote there last, and when that was first seen."""
@@ -129,7 +130,7 @@ class Watcher:
         due = beat and (
             self._claimed_at is None or self._clock() - self._claimed_at >= self._task.beat
         )
-        if self._branch_left and not due and not self._pending():
+        if self._has_looked and not due and not self._pending():
             self._tell(done=True, copying=None)
             return _POLL
         self._tell(done=False)
@@ -137,7 +138,8 @@ class Watcher:
             store = self._store = self._store or self._open_store()
             if not self._is_mine(store):
                 return min(_LONGEST_WAIT, self._task.beat)
-            self._bring_up_to_date(store)
+            if self._pending() or not self._has_looked:
+                self._bring_up_to_date(store)
         except MirrorError as error:
             self._store = None
             told = self._state.since if self._state.trouble else time.time()
@@ -200,6 +202,9 @@ class Watcher:
                 print(f"{path.name} is not copied: {fault}", flush=True)
             except FileNotFoundError:
                 continue  # retention was faster
+            except OSError as error:
+                self._refused.add(sealed[step])
+                print(f"{path.name} is not copied: {error}", flush=True)
             else:
                 print(f"{path.name} copied", flush=True)
                 self._copied[step] = sealed[step]
@@ -217,6 +222,7 @@ class Watcher:
             store.delete(copy)
             print(f"{copy.name} deleted there ({copy.state})", flush=True)
         self._know(store.copies() if going else copies)
+        self._has_looked = True
 
     def _know(self, copies: list[Copy]) -> None:
         whole = [copy for copy in copies if copy.state is CopyState.WHOLE]
