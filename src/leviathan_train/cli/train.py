@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation, warned
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import PAUSE_GRACE
+from leviathan_train.run.records import PAUSE_GRACE, End
 from leviathan_train.system.signals import WARNINGS, NotedSignals
 from leviathan_train.ui.progress import Screen
 
@@ -149,13 +150,31 @@ def train(
             if joiner.is_finished():
                 return DONE
             train_all = partial(joiner.train_all, limit, hours, max_restarts)
-        interrupted = False
-        with at_the_end(on_end, starter.run, screen.line) as result:
-            result.end = warned(early) or train_all()
-            result.status = starter.exit_status(result.end)
-            screen.outcome(starter.run, again.again(), result.end, result.status)
-            if slurm and (interrupted := slurm.is_interrupted(starter.run, result.end)):
-                result.patience = ON_END_PATIENCE
-        if slurm and interrupted:  # as the last deed: it ends this process
-            slurm.put_back(starter.run, result.end, screen.line)
+        return _followed(
+            lambda: warned(early) or train_all(), starter, screen, again.again(), on_end, slurm
+        )
+
+
+def _followed(
+    train_all: Callable[[], End],
+    starter: Starter,
+    screen: Screen,
+    again: str,
+    on_end: str | None,
+    slurm: Allocation | None,
+) -> int:
+    """Train, tell how it ended and do what was asked for then; the exit status.
+
+    Args:
+        again: the command that resumes it.
+    """
+    run, interrupted = starter.run, False
+    with at_the_end(on_end, run, screen.line) as result:
+        result.end = train_all()
+        result.status = starter.exit_status(result.end)
+        screen.outcome(run, again, result.end, result.status)
+        if slurm and (interrupted := slurm.is_interrupted(run, result.end)):
+            result.patience = ON_END_PATIENCE
+    if slurm and interrupted:  # as the last deed: it ends this process
+        slurm.put_back(run, result.end, screen.line)
     return result.status
