@@ -138,12 +138,23 @@ def _saves(config: Config, begin: int, every: int | None, last: int | None) -> I
     return [*range(first, last, every)[:_MOST], last]
 
 
+_LENGTH = ("max_steps", "num_epochs", "micro_batch_size", "gradient_accumulation_steps")
+"""Settings with which a training has another number of steps than its checkpoint knows."""
+
+
 def last_step(config: Config, intact: Sequence[Checkpoint]) -> int | None:
     """The step at which the training ends, as the config or a checkpoint tells; else None."""
     steps = normalise(config.values.get("max_steps"))
     if isinstance(steps, int) and steps > 0:
         return steps
-    return intact[-1].facts.max_steps if intact else None
+    if not intact:
+        return None
+    seal = intact[-1].seal
+    made_by = seal.config if seal else {}
+    changed = made_by and any(
+        normalise(made_by.get(key)) != normalise(config.values.get(key)) for key in _LENGTH
+    )
+    return None if changed else intact[-1].facts.max_steps
 
 
 def _interval(config: Config, last: int | None, speed: float | None) -> int | None:

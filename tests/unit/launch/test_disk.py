@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.store import Checkpoint, Facts
 from leviathan_train.config.load import Config
-from leviathan_train.launch.disk import Forecast, forecast
+from leviathan_train.launch.disk import Forecast, forecast, last_step
 from leviathan_train.run.folder import Run
-from support import runs
+from support import runs, shapes
 
 SIZE = 100
 LONG: dict[str, Any] = {"save_steps": 10, "max_steps": 1000, "save_total_limit": 3}
@@ -105,3 +106,24 @@ def test_without_an_interval_saves_are_counted(tmp_path: Path) -> None:
 def test_a_size_that_nothing_tells_is_not_guessed(tmp_path: Path) -> None:
     config = Config(Path("c.yaml"), {"base_model": "none/such"})
     assert forecast(config, Run(tmp_path), [], [], 0) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "known"),
+    [
+        ({}, 20_000),
+        ({"learning_rate": 1e-5}, 20_000),
+        ({"max_steps": 30}, 30),
+        ({"num_epochs": 2}, None),
+        ({"micro_batch_size": 8}, None),
+        ({"gradient_accumulation_steps": 4}, None),
+    ],
+)
+def test_a_checkpoint_tells_the_last_step_only_of_a_training_of_the_same_length(
+    tmp_path: Path, changed: dict[str, Any], known: int | None
+) -> None:
+    values = {"num_epochs": 1, "micro_batch_size": 2}
+    path = shapes.make(tmp_path / "run", 10)
+    shapes.seal(path, config=values)
+    found = store.scan(Run(tmp_path / "run"))
+    assert last_step(Config(Path("c.yaml"), values | changed), found) == known
