@@ -118,6 +118,7 @@ class Listener:
         self._wake.setblocking(False)
         self._woken.settimeout(_POLL)
         self.take_signals()
+        os.register_at_fork(after_in_child=_hear_nothing)
         self._thread.start()
 
     def take_signals(self) -> None:
@@ -259,6 +260,15 @@ class Listener:
             self.session.close(end)
         processes.kill(processes.descendants(os.getpid()))
         processes.kill([os.getpid()])
+
+
+def _hear_nothing() -> None:
+    """Let a forked child's signals be its own.
+
+    It shares the wakeup socket: the SIGTERM by which a pool or a data loader ends its workers
+    would be taken for one to the trainer, and pause it.
+    """
+    signal.set_wakeup_fd(-1)
 
 
 def _meant_by(signals: bytes) -> tuple[str, float, Cause] | None:

@@ -271,6 +271,19 @@ def test_a_signal_is_heard_while_the_main_thread_sits_in_c_code(
     process.stdout.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_a_child_is_not_one_to_the_trainer(tmp_path: Path, number: int) -> None:
+    """A pool that tokenises, or a data loader, ends its workers by SIGTERM."""
+    session = Run(tmp_path / "run").open_session(Launch(), role="rank0")
+    body = (
+        "import os; child = os.fork(); child or time.sleep(60); time.sleep(0.5);"
+        f" os.kill(child, {int(number)}); time.sleep(1.0); print(listener.heard.pause, flush=True);"
+        " os.kill(child, 9)"
+    )
+    process = listening(session, body)
+    assert process.communicate(timeout=60)[0] == "None\n"
+
+
 def test_a_machine_that_is_gone_ends_the_training_as_a_crash(bench: Bench) -> None:
     """So that `--max-restarts` begins again."""
     bench.listener._beats = SilentOther(bench.session, 0, 2, beats=False)
