@@ -360,7 +360,12 @@ def test_two_ranks_stop_at_one_step_and_go_on(
     make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path
 ) -> None:
     config = make_config(
-        tmp_path, max_steps=400, num_epochs=100, max_memory={"cpu": "8GiB"}, eval_steps=1000
+        tmp_path,
+        max_steps=400,
+        num_epochs=100,
+        max_memory={"cpu": "8GiB"},
+        eval_steps=1000,
+        save_steps=1000,  # a pause may come when one is due, or not
     )
     two = ("--", "--multi_gpu", "--num_processes", "2")
     step = pause_at(config, 3, *two, env=env_of_ranks)
