@@ -19,7 +19,7 @@ from leviathan_train.launch.cost import steps
 from support.demo import Demo, MakeConfig
 from support.forked import Forge
 
-pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.axolotl, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FEW: dict[str, Any] = {"max_steps": 3, "save_steps": 3, "eval_steps": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -97,6 +97,7 @@ def test_what_is_reckoned_is_what_a_training_holds(
     assert {name: reckoned.get(name, 0) for name in seen} == seen
 
 
+@pytest.mark.axolotl
 def test_rows_that_a_survey_finds_are_those_that_training_drops(
     make_config: MakeConfig, forge: Forge, tmp_path: Path, demo: Demo
 ) -> None:

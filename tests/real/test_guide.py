@@ -64,7 +64,7 @@ def paused(
             save_steps=50,
             eval_steps=50,
             logging_steps=5,
-            num_epochs=1,
+            num_epochs=3,  # the pause must come well before the end
         )
         values = yaml.safe_load(made.read_text())
         (project / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(values))
@@ -155,7 +155,6 @@ def finished(paused: Path, env: dict[str, str], tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.slow
-@pytest.mark.axolotl
 @pytest.mark.parametrize("command", WHEN_FINISHED)
 def test_a_command_is_typed_when_the_run_is_finished(
     finished: Path, env: dict[str, str], command: str
@@ -166,7 +165,6 @@ def test_a_command_is_typed_when_the_run_is_finished(
 
 
 @pytest.mark.slow
-@pytest.mark.axolotl
 def test_commands_are_typed_while_it_trains(
     project: Path, shell: Shell, env: dict[str, str]
 ) -> None:
