@@ -15,12 +15,9 @@ import itertools
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -28,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 
+from starts import first_step, train  # noqa: E402
+
 from faults.bench import environment, settings  # noqa: E402
 from support.stores import s3  # noqa: E402
-
-LEVIATHAN = str(Path(sys.executable).with_name("leviathan"))
 
 
 def main() -> None:
@@ -56,7 +53,7 @@ def main() -> None:
         for number in range(args.rounds):
             for kind, place in places.items():
                 run = folder / f"{kind}{number}"
-                train(config, run, env, place)
+                train(config, env, *to_run(run, place))
                 found[kind].append(seconds_a_step(run))
         for kind in ("disk", "s3"):
             ratios = [a / b for a, b in zip(found[kind], found["none"], strict=True)]
@@ -66,11 +63,9 @@ def main() -> None:
         elsewhere(config, folder / "s30", env, server.url, args.steps)
 
 
-def train(config: Path, run: Path, env: dict[str, str], place: str | None, *more: str) -> None:
-    mirror = ["--mirror", place] if place else []
-    words = [LEVIATHAN, "train", str(config), "--set", f"output_dir={run}", *mirror, *more]
-    done = subprocess.run(words, cwd=config.parent, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def to_run(run: Path, place: str | None) -> tuple[str, ...]:
+    """The options that name a run's folder and its mirror."""
+    return ("--set", f"output_dir={run}", *(("--mirror", place) if place else ()))
 
 
 def seconds_a_step(run: Path) -> float:
@@ -87,41 +82,13 @@ def elsewhere(config: Path, run: Path, env: dict[str, str], place: str, steps: i
     more = ("--set", f"max_steps={2 * steps}", "--resume", "auto", "--yes")
     kept = run.with_name("kept")
     shutil.copytree(run, kept)
-    here = first_step(config, run, env, None, *more)
+    here = first_step(config, run, env, *to_run(run, None), *more)
     shutil.rmtree(run)
     shutil.copytree(kept, run)
-    again = first_step(config, run, env, None, *more)
+    again = first_step(config, run, env, *to_run(run, None), *more)
     shutil.rmtree(run)
-    gone = first_step(config, run, env, place, *more)
+    gone = first_step(config, run, env, *to_run(run, place), *more)
     print(f"first new step: {min(here, again):.1f} s with the folder, {gone:.1f} s without it")
-
-
-def first_step(
-    config: Path, run: Path, env: dict[str, str], place: str | None, *more: str
-) -> float:
-    """Seconds from the command to its first logged step; then it is ended."""
-    mirror = ["--mirror", place] if place else []
-    words = [LEVIATHAN, "train", str(config), "--set", f"output_dir={run}", *mirror, *more]
-    sessions = run / ".leviathan/sessions"
-    before = set(sessions.glob("*"))
-    began = time.monotonic()
-    process = subprocess.Popen(
-        words, cwd=config.parent, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while True:
-        for session in set(sessions.glob("*")) - before:
-            if (session / "metrics.jsonl").exists() and any_loss(session / "metrics.jsonl"):
-                seconds = time.monotonic() - began
-                subprocess.run([LEVIATHAN, "stop", str(run), "--now"], env=env, capture_output=True)
-                process.wait()
-                return seconds
-        assert process.poll() is None, "it ended before its first step"
-        time.sleep(0.02)
-
-
-def any_loss(file: Path) -> bool:
-    lines: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
-    return any("loss" in line for line in lines)
 
 
 if __name__ == "__main__":

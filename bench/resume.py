@@ -10,13 +10,10 @@ turns, and their ratio.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import yaml
@@ -24,9 +21,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from faults.bench import environment, settings  # noqa: E402
+from starts import first_step, train  # noqa: E402
 
-LEVIATHAN = str(Path(sys.executable).with_name("leviathan"))
+from faults.bench import environment, settings  # noqa: E402
 
 
 def main() -> None:
@@ -68,35 +65,11 @@ def main() -> None:
                 shutil.rmtree(run)
                 run.mkdir()
                 shutil.copytree(path, run / path.name)
-                found[step].append(first_step(config, run, env))
+                found[step].append(first_step(config, run, env, "--resume", "auto", "--yes"))
     near, deep = (statistics.median(found[step]) for step in (early, late))
     ratio = statistics.median([b / a for a, b in zip(found[early], found[late], strict=True)])
     print(f"first new step after a resume at step {early}: {near:.1f} s")
     print(f"the same at step {late} of {args.steps}: {deep:.1f} s, ratio {ratio:.2f}")
-
-
-def train(config: Path, env: dict[str, str], *more: str) -> None:
-    words = [LEVIATHAN, "train", str(config), *more]
-    done = subprocess.run(words, cwd=config.parent, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def first_step(config: Path, run: Path, env: dict[str, str]) -> float:
-    """Seconds from the command to its first logged step; then it is killed."""
-    words = [LEVIATHAN, "train", str(config), "--resume", "auto", "--yes"]
-    began = time.monotonic()
-    process = subprocess.Popen(
-        words, cwd=config.parent, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while True:
-        for metrics in run.glob(".leviathan/sessions/*/metrics.jsonl"):
-            if any("loss" in json.loads(line) for line in metrics.read_text().splitlines()):
-                seconds = time.monotonic() - began
-                subprocess.run([LEVIATHAN, "stop", str(run), "--now"], env=env, capture_output=True)
-                process.wait()
-                return seconds
-        assert process.poll() is None, "it ended before its first step"
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":
