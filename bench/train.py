@@ -1,10 +1,11 @@
 """`leviathan train` against plain `accelerate launch -m axolotl.cli.train`, as ratios.
 
-    python bench/train.py [--pairs 3] [--steps 2200]
+    python bench/train.py [--pairs 3] [--steps 2200] [--cold]
 
 Both train the same tiny model on the CPU, in turns: seconds from Enter to the first logged
 step, steps per second between the first and the last logged step, and, for leviathan, seconds
-from Ctrl+C to the prompt.
+from Ctrl+C to the prompt. With --cold (as root), nothing is in the page cache at each start, as in
+the evening after a day of other work.
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ def measure(command: list[str], marker: str, steps: int) -> Measured:
     return Measured(times[0] - began, (len(times) - 1) / (times[-1] - times[0]))
 
 
+def forget_files() -> None:
+    """Drop the page cache; only root may."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
 def to_the_prompt(path: Path) -> float:
     """Seconds from Ctrl+C to the prompt."""
     process = subprocess.Popen(
@@ -100,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--cold", action="store_true", help="drop the page cache before each start")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -121,6 +129,8 @@ def main() -> None:
             }
             found = {}
             for kind in sorted(runs, reverse=bool(number % 2)):
+                if options.cold:
+                    forget_files()
                 found[kind] = measure(*runs[kind], steps)
             if number:
                 pairs.append((found["ours"], found["plain"]))

@@ -29,12 +29,16 @@ run() {
     } >>"$part"
 }
 run "A whole training beside plain Axolotl" bench/train.py --pairs "$pairs" --steps "$steps"
+if [[ $EUID == 0 ]]; then # only root may drop the page cache
+    run "The same start with nothing in memory" bench/train.py --cold --pairs "$pairs" --steps 60
+fi
 run "What the plugin costs in each step" bench/step.py
 run "A resume deep in an epoch" bench/resume.py --rounds "$rounds"
 run "Copies elsewhere" bench/mirror.py --rounds "$rounds"
 run "Seal, verify, cleanup" bench/store.py --rounds "$rounds"
 run "Listing checkpoints" bench/list.py --rounds "$((rounds * 5))"
 run "Many runs, sessions and ranks" bench/scale.py --runs "${runs[@]}"
+run "A look at 100,000 rows before a training" bench/check.py
 run "Merging" bench/merge.py --rounds "$rounds"
 
 "$python" - "$page" "$part" <<'PYTHON'
