@@ -95,7 +95,7 @@ def odd_places(folder: Path) -> Iterator[Part]:
 
 
 def plain_axolotl(folder: Path) -> Iterator[Part]:
-    yield "plain", partial(plain.kills, folder, 16)
+    yield "plain", partial(plain.tries, folder, 10)
 
 
 PARTS: dict[str, Callable[[Path], Iterable[Part]]] = {

@@ -137,5 +137,24 @@ def tmpfs(path: Path, size: int) -> Iterator[Path]:
         _run("umount", "-l", str(path))
 
 
+@contextlib.contextmanager
+def quota(path: Path, size: int) -> Iterator[Path]:
+    """A folder whose files may take `size` bytes: a subvolume of btrfs with a limit.
+
+    It binds root, too, unlike the quotas of other file systems.
+    """
+    with disk("btrfs", path) as made:
+        folder = made.path / "limited"
+        _run("btrfs", "quota", "enable", str(made.path))
+        _run("btrfs", "subvolume", "create", str(folder))
+        _run("btrfs", "qgroup", "limit", str(size), str(folder))
+        yield folder
+
+
+def lift_quota(folder: Path) -> None:
+    """Let the files of a folder with a quota take what there is."""
+    _run("btrfs", "qgroup", "limit", "none", str(folder))
+
+
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -15,12 +15,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
 
+from faults import disks
 from faults.bench import Bench, environment, last_logged, settings
-from faults.disks import tmpfs
+from faults.disks import lift_quota, quota, tmpfs
 from faults.power import Writer, judge
 from faults.results import Try
 from leviathan_train.checkpoints import store
@@ -41,6 +43,10 @@ CALLS = {
 }
 FIRST, LAST, SAVE_STEPS = 4, 24, 4
 SAVES = 3
+PARTS = (0.0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.15, 1.3)
+"""Of a save, for which a full disk has room."""
+ROOM = 400_000
+"""Bytes that btrfs wants to have left of a quota for its own records, and some for ours."""
 ATTACH = "FAULTS_STRACE"
 """Environment variable for strace's arguments."""
 BEGUN = "FAULTS_BEGUN"
@@ -188,8 +194,9 @@ def trainings(folder: Path) -> list[Try]:
         place = folder / "injected"
         found = [training(bench, forge, n, place) for n in range(number_of_targets(bench))]
         if os.geteuid() == 0:
-            parts = (0.0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.15, 1.3)
-            found += [full_disk(bench, forge, part, place / "small") for part in parts]
+            found += [full_disk(bench, forge, part, place / "small") for part in PARTS]
+            if not disks.missing("btrfs"):
+                found += [over_quota(bench, forge, part, place / "quota") for part in PARTS]
         return found
 
 
@@ -222,18 +229,44 @@ def training(bench: Bench, forge: Forge, number: int, folder: Path) -> Try:
 
 def full_disk(bench: Bench, forge: Forge, part: float, folder: Path) -> Try:
     """A training whose disk has room for a part of its next save alone."""
-    saved = sum(f.stat().st_size for f in (bench.folder / f"first/checkpoint-{FIRST}").iterdir())
-    with tmpfs(folder / "small", 12 * saved) as disk:
+    with small_disk(bench, folder / "small") as disk:
         config, session = begin(bench, disk)
-        ballast = disk / "ballast"
-        free = shutil.disk_usage(disk).free
-        ballast.write_bytes(bytes(int(free - part * saved) - 100_000))
+        ballast = leave_room(bench, part, disk)
         done = forge.train(config, LEVIATHAN_SESSION=str(session.path))
         found = outcome(bench, done, session, may_end=True)
         ballast.unlink()
         if found.survived and done.code:
             found = Try(**(vars(found) | {"problem": resume(bench, forge, disk)}))
     return Try(**(vars(found) | {"fault": "real training, full disk", "seed": f"{part:.2f}"}))
+
+
+def over_quota(bench: Bench, forge: Forge, part: float, folder: Path) -> Try:
+    """A training whose run has a quota with room for a part of its next save alone."""
+    with quota(folder, int((1 + part) * _size_of_a_save(bench)) + ROOM) as limited:
+        config, session = begin(bench, limited)
+        done = forge.train(config, LEVIATHAN_SESSION=str(session.path))
+        found = outcome(bench, done, session, may_end=True)
+        lift_quota(limited)
+        if found.survived and done.code:
+            found = Try(**(vars(found) | {"problem": resume(bench, forge, limited)}))
+    return Try(**(vars(found) | {"fault": "real training, over quota", "seed": f"{part:.2f}"}))
+
+
+def small_disk(bench: Bench, path: Path) -> AbstractContextManager[Path]:
+    """A file system in memory with room for some checkpoints of the bench."""
+    return tmpfs(path, 12 * _size_of_a_save(bench))
+
+
+def leave_room(bench: Bench, part: float, disk: Path) -> Path:
+    """Leave room for a part of a save alone; the file that takes the rest."""
+    ballast = disk / "ballast"
+    free = shutil.disk_usage(disk).free
+    ballast.write_bytes(bytes(int(free - part * _size_of_a_save(bench)) - 100_000))
+    return ballast
+
+
+def _size_of_a_save(bench: Bench) -> int:
+    return sum(f.stat().st_size for f in (bench.folder / f"first/checkpoint-{FIRST}").iterdir())
 
 
 def outcome(bench: Bench, done: Outcome, session: Session, *, may_end: bool) -> Try:
