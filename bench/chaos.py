@@ -44,7 +44,6 @@ VERDICTS = {
     "LOST_WORK": "passed over a whole checkpoint",
     "HARD_FAIL": "failed to resume",
     "SILENT_DIVERGENCE": "came to another result",
-    "NOT_KILLED": "not killed",
 }
 """What else than a resume from the newest whole checkpoint to the undisturbed result."""
 
@@ -94,8 +93,9 @@ def sides(folder: Path) -> Iterator[Side]:
         "max_steps": LAST,
         "save_steps": SAVE_STEPS,
         "auto_resume_from_checkpoints": True,
-        # An evaluation's seconds would give each checkpoint another size.
+        # Speeds and seconds would give each checkpoint another size.
         "val_set_size": 0,
+        "include_tkps": False,
     }
     del values["eval_steps"]
     config = write(folder / "ours.yaml", values)
@@ -120,7 +120,7 @@ def sides(folder: Path) -> Iterator[Side]:
         "plain Axolotl",
         config,
         f"{sys.executable} -m axolotl.cli.train {config}",
-        r"start with checkpoint at \S*checkpoint-(\d+)",
+        r"resume from checkpoint at \S*checkpoint-(\d+)",
     )
 
 
@@ -160,11 +160,9 @@ def table(found: dict[str, list[Row]]) -> str:
     for mode, means in MODES.items():
         cells = []
         for rows in found.values():
-            verdicts = Counter(
-                row.verdict if row.crashed else "NOT_KILLED"
-                for row in rows
-                if f"[{mode}]" in row.label
-            )
+            # A file that is open to the end of the training is cut when nothing is left to kill.
+            killed = (row for row in rows if row.crashed or mode == "term")
+            verdicts = Counter(row.verdict for row in killed if f"[{mode}]" in row.label)
             good = verdicts.pop("PASS", 0)
             others = [f"{number} {VERDICTS[verdict]}" for verdict, number in verdicts.items()]
             cells.append(", ".join([f"{good} of {good + verdicts.total()}", *others]))

@@ -102,6 +102,12 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
 fi
 echo "Installing Axolotl and leviathan into $venv ($("$venv/bin/python" -V)): some minutes."
 began=$SECONDS
+# Axolotl pins a zstandard that is compiled from its source there; the cffi that this source asks
+# for does not work with Python 3.13, a later one does.
+if "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
+    install setuptools wheel "cffi>=1.17"
+    install --no-build-isolation "zstandard==0.22.0"
+fi
 install --editable ".${extra:+[$extra]}"
 echo "$wanted" >"$stamp"
 name_version='from importlib.metadata import version; print("Axolotl", version("axolotl"))'

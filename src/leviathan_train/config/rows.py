@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -24,6 +25,8 @@ _TIMEOUT = 120.0
 """Seconds for the job."""
 _WHOLE = 64 << 20
 """Bytes up to which a file that is one JSON document is read: a second or two."""
+_CARRIAGE_RETURN = re.compile("(?<=\r)(?!\n)")
+"""Ends a line of CSV, too, as pandas reads it."""
 _CLOSED = {".zst", ".xz", ".bz2", ".zip"}
 """Compressions that are not looked into."""
 
@@ -204,7 +207,7 @@ def _read_csv(file: Path) -> Iterator[Row]:
     def lines() -> Iterator[str]:
         nonlocal ended
         for _, line in _lines(file):
-            yield line
+            yield from _CARRIAGE_RETURN.split(line)
         ended = True
 
     reader = csv.reader(lines())
