@@ -4,7 +4,8 @@
 #     ./scripts/bench.sh [--quick]
 #
 # Every figure is a ratio against a peer, taken in one run on this machine: some forty minutes on
-# two cores that do nothing else; --quick takes fewer rounds.
+# two cores that do nothing else; --quick takes fewer rounds. Interrupted, it continues where it
+# was: each part is kept in work/bench; delete that folder to begin anew.
 set -euo pipefail
 
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
@@ -15,19 +16,25 @@ if [[ ${1:-} == --quick ]]; then
     pairs=1 rounds=1 steps=600 runs=(10 1000)
 fi
 page=docs/performance.md
-part=$(mktemp)
-trap 'rm -f -- "$part"' EXIT
+parts=work/bench
+mkdir -p "$parts"
 
 run() {
     local title=$1
+    local part="$parts/$title.md"
     shift
-    echo "$title..." >&2
-    {
-        printf '\n## %s\n\n    python %s\n\n```\n' "$title" "$*"
-        "$python" "$@"
-        printf '```\n'
-    } >>"$part"
+    if [[ ! -f $part ]]; then
+        echo "$title..." >&2
+        {
+            printf '\n## %s\n\n    python %s\n\n```\n' "$title" "$*"
+            "$python" "$@"
+            printf '```\n'
+        } >"$part.new"
+        mv -- "$part.new" "$part"
+    fi
+    cat -- "$part" >>"$parts/all"
 }
+: >"$parts/all"
 run "A whole training beside plain Axolotl" bench/train.py --pairs "$pairs" --steps "$steps"
 if [[ $EUID == 0 ]]; then # only root may drop the page cache
     run "The same start with nothing in memory" bench/train.py --cold --pairs "$pairs" --steps 60
@@ -41,7 +48,7 @@ run "Many runs, sessions and ranks" bench/scale.py --runs "${runs[@]}"
 run "A look at 100,000 rows before a training" bench/check.py
 run "Merging" bench/merge.py --rounds "$rounds"
 
-"$python" - "$page" "$part" <<'PYTHON'
+"$python" - "$page" "$parts/all" <<'PYTHON'
 import platform
 import sys
 from datetime import date

@@ -131,7 +131,7 @@ def test_a_single_wrong_row_is_told_with_its_line(
         ("a.json", b'["a", "b"]', {"type": "completion"}),
         ("a.jsonl.gz", gzip.compress(jsonl(ALPACA)), {}),
         ("a.csv", b'instruction,output\n"a, b","c\nd"\n\ne\n', {}),
-        ("a.csv", b"instruction,output\ra,b\r\n\rc,\"d\re\"\r", {}),
+        ("a.csv", b'instruction,output\ra,b\r\n\rc,"d\re"\r', {}),
         ("a.txt", b"a\nb", {"type": "completion"}),
         ("a.jsonl", jsonl(CHAT), {"type": "chat_template"}),
         ("a.jsonl", jsonl({"messages": json.dumps(CHAT["messages"])}), {"type": "chat_template"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -38,7 +39,7 @@ from leviathan_train.run.records import (
 )
 from leviathan_train.run.session import Session
 from leviathan_train.system.gpu import Gpu, Nvml, used_by, visible
-from leviathan_train.ui.dashboard.chart import chart, spark
+from leviathan_train.ui.dashboard.chart import chart, recent, spark
 from leviathan_train.ui.dashboard.curves import Curve
 from leviathan_train.ui.dashboard.draw import Page
 from leviathan_train.ui.dashboard.snapshot import Camera, Snapshot
@@ -101,7 +102,7 @@ def now() -> Snapshot:
         training=True,
         over=False,
         launch=Launch(started=started, config=f"configs/{NAME}.yaml", cwd=os.getcwd()),
-        begin=Begin(started, 700),
+        begin=Begin(started, 1000),
         status=status,
         checkpoint=newest,
     )
@@ -314,7 +315,7 @@ def test_80_by_24_holds_everything_that_one_wants_to_know(now: Snapshot) -> None
         f"leviathan pause {NAME}",
         f"leviathan save {NAME}",
         "q closes this screen",
-        "^ resumed at 700",
+        "^ resumed at 1000",
     ):
         assert told in page, told
     assert len(re.findall("[⠁-⣿]+", page)) >= 5, "a curve over several rows"
@@ -439,6 +440,22 @@ def test_the_first_fall_of_a_loss_does_not_flatten_the_rest() -> None:
     assert found is not None and found.top > 2.1, "a later spike is never cut off"
     whole = chart(fall, 70, 7, whole=True)
     assert whole is not None and whole.top > 2.5
+
+
+def test_a_curve_that_has_settled_is_drawn_from_there() -> None:
+    dice = random.Random(0)
+    falling = [(step, 8.0 - step / 200) for step in range(1000)]
+    assert recent(falling) == falling
+    settled = [
+        (step, 2 - step / 10_000 + 6 * math.exp(-step / 60) + dice.gauss(0, 0.02))
+        for step in range(1000)
+    ]
+    shown = recent(settled)
+    assert shown == settled[500:] or shown == settled[750:]
+    values = [value for _, value in shown]
+    assert max(values) - min(values) < 0.2  # a fall of six left a thirtieth of the height to it
+    assert recent(settled[:30]) == settled[:30]
+    assert recent([]) == []
 
 
 def test_an_empty_chart_is_none_and_a_spark_keeps_the_last() -> None:

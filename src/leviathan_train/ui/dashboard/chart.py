@@ -12,6 +12,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _SETTLED = 0.05
 _FEW = 20
 _LEAST_BINS = 32
+_FLAT = 0.25
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,26 @@ def chart(
         before = y
     rows = tuple("".join(_cell(cell, braille) for cell in row) for row in cells)
     return Chart(rows, top, bottom + span / 2, bottom, points[0][0], points[-1][0])
+
+
+def recent(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+    """The points since a curve has settled, but at least a quarter of them.
+
+    A half whose course would take less than a quarter of the height is drawn alone.
+    """
+    least = max(len(points) // 4, _FEW)
+    while len(points) // 2 >= least:
+        half = points[len(points) // 2 :]
+        if _span(half) >= _FLAT * _span(points[round(len(points) * _SETTLED) :]):
+            break
+        points = half
+    return points
+
+
+def _span(points: Sequence[tuple[int, float]]) -> float:
+    """Between the highest and the lowest of a curve's means."""
+    known = [value for value in _columns(points, _LEAST_BINS) if value is not None]
+    return max(known) - min(known)
 
 
 def _cell(bits: int, braille: bool) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from leviathan_train.system import signs
 from leviathan_train.system.units import duration, moment
-from leviathan_train.ui.dashboard.chart import Chart, chart
+from leviathan_train.ui.dashboard.chart import Chart, chart, recent
 from leviathan_train.ui.dashboard.curves import Point
 from leviathan_train.ui.dashboard.facts import eval_loss, facts, value
 from leviathan_train.ui.dashboard.layout import (
@@ -170,13 +170,13 @@ class Page:
         now = self.now
         below = height // 3 if height >= _CHART_LINES and width >= _CHARTS_FROM else 0
         title: Parts = ["Loss ", value(self.run.loss)]
-        lines = self._chart(title, now.losses, width, height - below, CURVE)
+        lines = self._chart(title, recent(now.losses), width, height - below, CURVE)
         if not below:
             return lines
         half = (width - 3) // 2
         evals: Parts = ["Eval loss ", *(part for parts in eval_loss(now) for part in parts)]
         rate: Parts = ["Learning rate ", (number(self.run.learning_rate, ".3e"), VALUE)]
-        left = self._chart(evals, now.eval_losses, half, below, EVAL)
+        left = self._chart(evals, recent(now.eval_losses), half, below, EVAL)
         right = self._chart(rate, now.learning_rates, half, below, GOOD, whole=True)
         return [*lines, *beside(left, right, half)]
 
