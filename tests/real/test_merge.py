@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 from leviathan_train.config.load import load_config
@@ -366,6 +367,20 @@ def test_every_way_to_name_an_adapter(trained: Trained) -> None:
         adapters.choose(run, "7")
     with pytest.raises(UsageError, match="No checkpoint"):
         adapters.choose(run, "nowhere/checkpoint-3")
+
+
+def test_an_adapter_named_by_its_path_needs_no_run(
+    trained: Trained, env: dict[str, str], tmp_path: Path
+) -> None:
+    adapter = tmp_path / "from-elsewhere"
+    shutil.copytree(trained.run.final, adapter)
+    values = yaml.safe_load(trained.config.read_text()) | {"output_dir": "runs/never-begun"}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    none = leviathan("merge", "c.yaml", env=env, cwd=tmp_path)
+    assert none.returncode == 2 and "its run does not exist" in none.stderr
+    done = leviathan("merge", "c.yaml", "--checkpoint", adapter, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "models/never-begun-merged" / RECORD).exists()
 
 
 def test_a_run_of_plain_axolotl_needs_its_config_named(trained: Trained, paused: Run) -> None:

@@ -12,7 +12,7 @@ from leviathan_train.cli import EXIT_STATUS, complete
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
 from leviathan_train.config.load import Config, load_config
-from leviathan_train.errors import Declined
+from leviathan_train.errors import Declined, UsageError
 from leviathan_train.merge import adapters, publish
 from leviathan_train.merge import output as targets
 from leviathan_train.merge import plan as plans
@@ -96,12 +96,21 @@ def merge(
 
 
 def _find(target: str | None, choice: str, *, quiet: bool) -> tuple[Run, Config | None]:
-    """The run that is meant, and its config if that was named."""
-    if target is None and (Path(choice) / "adapter_config.json").is_file():
+    """The run that is meant, and its config if that was named.
+
+    An adapter that is named by its path may lie anywhere, and need not have a run here.
+    """
+    is_adapter = (Path(choice) / "adapter_config.json").is_file()
+    if target is None and is_adapter:
         return adapters.owner(Path(choice)), None
-    found = find_run(target, quiet=quiet)
     path = Path(target or "")
-    return found, load_config(path) if path.suffix in {".yml", ".yaml"} else None
+    config = load_config(path) if path.suffix in {".yml", ".yaml"} else None
+    try:
+        return find_run(target, quiet=quiet), config
+    except UsageError:
+        if config is None or not is_adapter:
+            raise
+        return Run(config.output_dir), config
 
 
 class _Screen:
