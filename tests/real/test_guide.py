@@ -176,9 +176,10 @@ def test_commands_are_typed_while_it_trains(
                 closes = "closes this screen" if "--watch" in command else ""
                 status, told = shell.type(command, until=closes)
                 assert status == 0, told
-        finally:
-            started.signal()  # of no consequence where it has ended
-            assert started.finish()[0] == 75
+        except BaseException:
+            started.signal()
+            raise
+        assert started.finish()[0] == 75
 
 
 def test_no_command_is_left_out() -> None:
