@@ -108,7 +108,7 @@ def sides(folder: Path) -> Iterator[Side]:
         "leviathan",
         config,
         f"{BIN / 'leviathan'} train {config} --resume auto",
-        r"Loading checkpoint: \S*checkpoint-(\d+)",
+        r"(?:Loading checkpoint: \S*checkpoint-|is already finished, at step )(\d+)",
     )
     of_leviathan = ("plugins", *(key for key in values if key.startswith("leviathan")))
     config = write(
