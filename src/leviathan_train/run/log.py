@@ -16,6 +16,8 @@ from leviathan_train.run.session import Session
 
 TAIL = 200_000
 """Bytes of a log in which its last error is looked for."""
+_CAUSES = {"OutOfMemoryError": Cause.GPU_MEMORY, "ValidationError": Cause.CONFIG}
+"""What the class of an exception is a sign of; other classes are of a fault."""
 _PIECE = 1 << 20
 _POLL = 0.2
 
@@ -107,16 +109,11 @@ def cause_in(log: Path) -> tuple[str, Cause]:
     # The launcher's own complaint about its child comes last and says nothing.
     own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
     if own:
-        return " ".join(own[-1].split())[:500], _cause_of_class(own[-1].partition(":")[0])
+        name = own[-1].partition(":")[0].rpartition(".")[2]
+        return " ".join(own[-1].split())[:500], _CAUSES.get(name, Cause.FAULT)
     if any("SIGKILL" in line for line in lines[-40:]):
         return "killed by SIGKILL, possibly by the kernel's out-of-memory killer", Cause.DIED
     return "it ended without an error message", Cause.DIED
-
-
-def _cause_of_class(name: str) -> Cause:
-    """What the class of an exception is a sign of."""
-    causes = {"OutOfMemoryError": Cause.GPU_MEMORY, "ValidationError": Cause.CONFIG}
-    return causes.get(name.rpartition(".")[2], Cause.FAULT)
 
 
 def plugin_failed_to_load(log: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -51,7 +52,7 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
     if target is None:
         return _last_used(root, live=live)
     path = Path(target)
-    if len(target) > 4096 or "\0" in target or any(len(part) > 255 for part in path.parts):
+    if _is_impossible(target):
         raise UsageError(
             "That is not the name of a run: it is too long, or holds a NUL character.",
             "See them with:  leviathan runs",
@@ -76,17 +77,17 @@ def find_or_new(target: str | None, root: Path = TRAINING_ROOT) -> Run:
     Raises:
         UsageError: it means two things, or cannot be the name of a run.
     """
-    if target is None:
-        return find(None, root)
-    path = Path(target)
-    if path.is_file() and path.suffix in {".yml", ".yaml"}:
-        return find(target, root)
     try:
         return find(target, root)
     except UsageError:
-        if not target or path.exists() or "\0" in target or len(path.name) > 255:
+        if not target or _is_impossible(target) or Path(target).exists():
             raise
-        return Run(path if "/" in target else root / target)
+        return Run(Path(target) if "/" in target else root / target)
+
+
+def _is_impossible(name: str) -> bool:
+    """Whether the file system refuses such a name."""
+    return len(name) > 4096 or "\0" in name or any(len(part) > 255 for part in Path(name).parts)
 
 
 def _below(root: Path) -> list[Run]:
@@ -208,11 +209,9 @@ def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
 
 def shortest_name(run: Run, root: Path = TRAINING_ROOT) -> str:
     """The shortest text that `find` takes for this run, from the working directory."""
-    try:
+    with contextlib.suppress(UsageError, OSError):
         if run.name and os.path.samefile(find(run.name, root).path, run.path):
             return run.name
-    except (UsageError, OSError):
-        pass
     return str(run.path)
 
 

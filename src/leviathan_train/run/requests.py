@@ -21,8 +21,6 @@ from leviathan_train.run import records
 from leviathan_train.run.records import Answer, Request, RequestKind
 from leviathan_train.system.files import read_json, write_json
 
-_STRENGTH = {RequestKind.SAVE: 0, RequestKind.PAUSE: 1, RequestKind.KILL: 2}
-
 
 class RequestQueue:
     """The requests of one session.
@@ -81,4 +79,4 @@ class RequestQueue:
         """
         found = [request for name in self.names() if (request := self.read(name))]
         ending = [request for request in found if request.kind is not RequestKind.SAVE]
-        return max(ending, key=lambda request: _STRENGTH[request.kind], default=None)
+        return max(ending, key=lambda request: request.kind is RequestKind.KILL, default=None)
