@@ -7,7 +7,6 @@ Axolotl itself.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -74,7 +73,7 @@ def check(
     found = checkpoints.scan(run)
     yield from _resume(config, run, found, compare)
     yield from machine(config, run, found, has_gpu=present, gpus=gpus, free_bytes=free_bytes)
-    cards = visible((gpus or Nvml())(), _devices()) if present and card is None else ()
+    cards = visible((gpus or Nvml())()) if present and card is None else ()
     yield cost.gpu_memory(config, cards, card)
     yield from known_keys(config, tell)
     yield from mirrored.findings(config, run, found, tell)
@@ -257,12 +256,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _devices() -> str:
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
-
-
 def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
-    found = visible(gpus(), _devices())
+    found = visible(gpus())
     if not found:
         yield ok(Topic.GPU, "A GPU is there; its memory cannot be read (no NVML).")
     weights = needs.weights_bytes(config)
