@@ -146,7 +146,7 @@ def train(
                 limit = slurm.limit(limit, screen.line)
             train_all = partial(starter.train_all, plan, limit, hours, max_restarts)
         else:
-            joiner = Joiner(cfg, options, starter, dialog)
+            joiner = Joiner(starter)
             if joiner.is_finished():
                 return DONE
             train_all = partial(joiner.train_all, limit, hours, max_restarts)

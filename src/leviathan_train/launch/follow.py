@@ -17,8 +17,9 @@ from pathlib import Path
 from leviathan_train.checkpoints.store import step_of
 from leviathan_train.config.redact import is_secret, redact
 from leviathan_train.launch import requests
-from leviathan_train.launch.activity import Activity, Feed
+from leviathan_train.launch.activity import Feed
 from leviathan_train.launch.command import Plan, build_env
+from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.machines import Layout
 from leviathan_train.run import liveness
 from leviathan_train.run.folder import kill_orphans
@@ -50,7 +51,7 @@ _LOOK_ROUND = 5.0
 """Seconds between two looks at what the other machines do."""
 
 
-def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
+def open_session(plan: Plan) -> Session:
     """Take the run for this process.
 
     Raises:
@@ -61,7 +62,7 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
         Launch(
             config=str(plan.config.path),
             cli=True,
-            argv=tuple(_shown(part) for part in argv or plan.argv),
+            argv=tuple(_shown(part) for part in plan.argv),
             typed=tuple(_shown(part) for part in _recordable(plan.typed.line())),
             cwd=os.getcwd(),
             resume_from=str(plan.resume_from) if plan.resume_from else None,
@@ -116,29 +117,18 @@ def noted_signals() -> NotedSignals:
 class Training:
     """A started trainer, followed until its end.
 
-    Args:
-        on_line: called with each line meant for the screen.
-        on_activity: called with what the run does, some times a second.
-
     Attributes:
         news: further lines for the screen, asked for some times a second.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        session: Session,
-        signals: NotedSignals,
-        on_line: Callable[[str], None],
-        on_activity: Callable[[Activity], None],
-    ) -> None:
+    def __init__(self, plan: Plan, session: Session, signals: NotedSignals, dialog: Dialog) -> None:
         self.plan = plan
         self.session = session
         self.machine = plan.layout.machine
         self.log = log_of(session, plan.layout)
         self.news: Callable[[], Iterable[str]] = tuple
-        self.tell = on_line
-        self._on_activity = on_activity
+        self.tell = dialog.tell
+        self._dialog = dialog
         self._signals = signals
         self._interrupts = 0
         self._kill_at: float | None = None
@@ -151,6 +141,7 @@ class Training:
 
     def start(self) -> None:
         """Start the launcher in a session of its own, so that Ctrl+C reaches us alone."""
+        self.tell(f"Log: {self.log}")
         self.plan.run.logs.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -166,22 +157,25 @@ class Training:
 
     def follow(self) -> End:
         """Follow the trainer until no process of it is left; signals become requests."""
-        while True:
-            ended = self._process.poll() is not None
-            self._handle_signals()
+        try:
+            while True:
+                ended = self._process.poll() is not None
+                self._handle_signals()
+                self._show()
+                if not self._registered:
+                    self._check_registered(ended)
+                if ended and not self._trainer_lives() and not self._first_goes_on():
+                    break
+                self._keep_deadlines()
+                self._look_round()
+                time.sleep(_POLL)
             self._show()
-            if not self._registered:
-                self._check_registered(ended)
-            if ended and not self._trainer_lives() and not self._first_goes_on():
-                break
-            self._keep_deadlines()
-            self._look_round()
-            time.sleep(_POLL)
-        self._show()
-        self._end_processes()  # data workers and other orphans, if any
-        if self._many is None:
-            kill_orphans(self.plan.run)
-        return self.session.end or self._close()
+            self._end_processes()  # data workers and other orphans, if any
+            if self._many is None:
+                kill_orphans(self.plan.run)
+            return self.session.end or self._close()
+        finally:
+            self._dialog.end_progress()
 
     @property
     def _many(self) -> int | None:
@@ -295,7 +289,7 @@ class Training:
             self.tell(line)
         for line in self.news():
             self.tell(line)
-        self._on_activity(self._feed.look())
+        self._dialog.show_progress(self._feed.look())
 
     def _close(self) -> End:
         """The end of a trainer that recorded none, as far as it can be told."""

@@ -223,7 +223,7 @@ def warned(signals: NotedSignals) -> End | None:
     if not (numbers := signals.take()):
         return None
     name = signal.Signals(numbers[0]).name
-    return End(Ending.STOPPED, None, None, name, time.time(), Cause.SIGNAL)
+    return End.stopped(name, Cause.SIGNAL)
 
 
 def _why_not(facts: Mapping[str, str], run: Run, end: End) -> str:

@@ -6,14 +6,14 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from leviathan_train.errors import UsageError
 from leviathan_train.launch.follow import noted_signals
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Status
+from leviathan_train.run.records import Cause, End, Launch, Phase, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 
@@ -74,17 +74,18 @@ def wait_for_window(run: Run, config: Path, opens: float) -> End | None:
     """
     launch = Launch(config=str(config), cli=True, cwd=os.getcwd(), waiting_until=opens)
     session = run.open_session(launch)
-    status = Status(str(run.path), Phase.WAITING, os.getpid(), processes.hostname())
-    write_json(session.status_file, asdict(replace(status, updated=time.time())))
+    host, now = processes.hostname(), time.time()
+    status = Status(str(run.path), Phase.WAITING, os.getpid(), host, updated=now)
+    write_json(session.status_file, asdict(status))
     with noted_signals() as signals:
         while (left := opens - time.time()) > 0:
             if numbers := signals.take():
                 person = signal.SIGINT in numbers
                 by = "Ctrl+C" if person else signal.Signals(numbers[0]).name
                 cause = Cause.PERSON if person else Cause.SIGNAL
-                session.close(End(Ending.STOPPED, None, None, by, time.time(), cause))
+                session.close(End.stopped(by, cause))
             elif asked := session.asked:
-                session.close(End(Ending.STOPPED, None, None, asked.by, time.time(), Cause.PERSON))
+                session.close(End.stopped(asked.by, Cause.PERSON))
             if ended := session.end:
                 return ended
             time.sleep(min(left, 0.5))  # a clock may be set, a machine may sleep

@@ -7,6 +7,7 @@ that is missing or of another type has its default, so that versions can read ea
 from __future__ import annotations
 
 import functools
+import time
 import types
 import typing
 from dataclasses import dataclass
@@ -186,6 +187,11 @@ class End:
     why: str = ""
     at: float = 0.0
     cause: Cause = Cause.UNKNOWN
+
+    @classmethod
+    def stopped(cls, why: str, cause: Cause) -> End:
+        """The end, now, of what was stopped before there was a step to save."""
+        return cls(Ending.STOPPED, None, None, why, time.time(), cause)
 
 
 @dataclass(frozen=True)
