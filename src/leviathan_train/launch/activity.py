@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,14 +215,11 @@ class Feed:
         for _, path in reversed(store.folders(self.run)):
             # A sealed one is inspected once, even where the folder is read-only and what was
             # verified cannot be noted.
-            item: Checkpoint | None = self._fresh(path / SEAL, self._inspection(path))
-            item = item or self._inspection(path)()
+            inspect = partial(store.inspect, self.run, path, store.Read.NOTHING)
+            item: Checkpoint = self._fresh(path / SEAL, inspect) or inspect()
             if item.intact:
                 return item
         return None
-
-    def _inspection(self, path: Path) -> Callable[[], Checkpoint]:
-        return lambda: store.inspect(self.run, path, store.Read.NOTHING)
 
 
 def look(run: Run, found: list[Checkpoint] | None = None) -> Activity:

@@ -21,6 +21,7 @@ from leviathan_train.launch.activity import Activity
 from leviathan_train.launch.command import Typed
 from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import Run
+from leviathan_train.system.units import count
 
 
 class ResumeAnswer(StrEnum):
@@ -129,7 +130,7 @@ def confirm_resume(
     if answer is ResumeAnswer.YES:
         return offer
     resume.delete_all(run, found)
-    deleted = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}"
+    deleted = count(len(found), "checkpoint")
     dialog.tell(f"Deleted {deleted}. Training starts from the base model.")
     return Offer(None)
 

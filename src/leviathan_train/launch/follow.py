@@ -41,6 +41,7 @@ from leviathan_train.system.files import free_bytes
 from leviathan_train.system.lines import LineReader
 from leviathan_train.system.processes import Process
 from leviathan_train.system.signals import WARNINGS, NotedSignals
+from leviathan_train.system.units import count
 
 _POLL = 0.1
 _LINGER = 120.0
@@ -124,7 +125,8 @@ class Training:
     def __init__(self, plan: Plan, session: Session, signals: NotedSignals, dialog: Dialog) -> None:
         self.plan = plan
         self.session = session
-        self.machine = plan.layout.machine
+        # This machine's number if several train together.
+        self._many = plan.layout.machine if plan.layout.machines > 1 else None
         self.log = log_of(session, plan.layout)
         self.news: Callable[[], Iterable[str]] = tuple
         self.tell = dialog.tell
@@ -149,7 +151,7 @@ class Training:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=build_env(self.session, os.environ, self.machine),
+                env=build_env(self.session, os.environ, self.plan.layout.machine),
                 start_new_session=True,
             )
         role = launcher_of(self.plan.layout)
@@ -176,11 +178,6 @@ class Training:
             return self.session.end or self._close()
         finally:
             self._dialog.end_progress()
-
-    @property
-    def _many(self) -> int | None:
-        """This machine's number if several train together."""
-        return self.machine if self.plan.layout.machines > 1 else None
 
     def _trainer_lives(self) -> bool:
         """Whether a dead launcher left a trainer here, or one that has yet to tell of itself."""
@@ -255,7 +252,7 @@ class Training:
         """What the second Ctrl+C would do."""
         saved = step_of(status.last_checkpoint or "")
         steps = status.step - (self.plan.offer.step if saved is None else saved)
-        lost = f", losing {steps} step{'' if steps == 1 else 's'}" if steps > 0 else ""
+        lost = f", losing {count(steps, 'step')}" if steps > 0 else ""
         return f"Ctrl+C again: kill it now{lost}"
 
     def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:

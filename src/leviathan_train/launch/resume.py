@@ -65,18 +65,16 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     named = config.resume_from_checkpoint
     if named is not None and named.resolve() == run.path.resolve():
         named = None  # its newest, which a start takes anyway
-    if named is not None:
-        gone_on = _gone_on_from(run, named, known)
-        if gone_on is None:
-            if not named.is_dir():
-                raise UsageError(
-                    f"{config.path}: resume_from_checkpoint {named} does not exist.",
-                    f"See what there is:  leviathan checkpoints list {in_command(run)}",
-                )
-            offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)
-            # It stays where the config names it: the next start must find it there.
-            return replace(offer, from_config=named, superseded=False)
     newest = checkpoints.latest(known)
+    if named is not None and not _has_gone_on_from(run, named, newest):
+        if not named.is_dir():
+            raise UsageError(
+                f"{config.path}: resume_from_checkpoint {named} does not exist.",
+                f"See what there is:  leviathan checkpoints list {in_command(run)}",
+            )
+        offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)
+        # It stays where the config names it: the next start must find it there.
+        return replace(offer, from_config=named, superseded=False)
     limit = newest.step if newest else -1
     damaged = tuple(item for item in reversed(known) if item.step > limit)
     if newest is None and damaged:
@@ -137,17 +135,11 @@ def wrote(run: Run, checkpoint: Checkpoint) -> bool:
     return any(path.resolve() == checkpoint.path.resolve() for path in paths)
 
 
-def _gone_on_from(run: Run, named: Path, known: list[Checkpoint]) -> int | None:
-    """The step that training has reached since it obeyed the config's checkpoint."""
-    for session in reversed(run.sessions()):
-        launch = session.launch
-        if launch.resume_from_config != str(named):
-            continue
-        step = launch.resume_step
-        newest = checkpoints.latest(known)
-        if step is not None and newest and newest.step > step:
-            return newest.step
-    return None
+def _has_gone_on_from(run: Run, named: Path, newest: Checkpoint | None) -> bool:
+    """Whether the run has trained since it obeyed the config's checkpoint."""
+    launches = [session.launch for session in run.sessions()]
+    began = [one.resume_step for one in launches if one.resume_from_config == str(named)]
+    return newest is not None and any(step is not None and newest.step > step for step in began)
 
 
 def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:

@@ -39,6 +39,7 @@ from leviathan_train.run.folder import Run, busy
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
 from leviathan_train.run.sweep import sweep
+from leviathan_train.system.units import count
 
 _READING = 1.0
 """Seconds for which the data files are read before a start."""
@@ -270,8 +271,8 @@ def _call_others(plan: Plan, dialog: Dialog) -> None:
     if (others := plan.layout.machines - 1) > 0:
         there = replace(plan.typed, accelerate=with_machine(plan.typed.accelerate, 1))
         dialog.tell(
-            f"Waiting for {others} other machine{'' if others == 1 else 's'}. Type there, with its"
-            f" number:  {there.again()}"
+            f"Waiting for {count(others, 'other machine')}. Type there, with its number: "
+            f" {there.again()}"
         )
 
 

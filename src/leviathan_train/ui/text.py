@@ -17,6 +17,7 @@ from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Ending, Phase, SeamWord
 from leviathan_train.system import signs
 from leviathan_train.system.units import clock
+from leviathan_train.system.units import count as count
 from leviathan_train.system.units import duration as duration
 from leviathan_train.system.units import size as size
 
@@ -187,11 +188,6 @@ def steps(now: Activity) -> str:
     """Where a run is: 1500 of 3525 (42.6%)."""
     share = now.share
     return f"{now.step}" if share is None else f"{now.step} of {now.max_steps} ({share:.1%})"
-
-
-def count(number: int, noun: str) -> str:
-    """`1 checkpoint`, `2 checkpoints`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def request(done: Outcome) -> None:
