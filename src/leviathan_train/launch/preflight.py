@@ -49,7 +49,7 @@ def check(
     ask_axolotl: Callable[[Config], Validation] | None = None,
     has_gpu: Callable[[], bool] = command.has_gpu,
     gpus: Gpus | None = None,
-    free_bytes: FreeBytes | None = None,
+    free_bytes: FreeBytes = files.free_bytes,
     card: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Finding]:
@@ -116,7 +116,7 @@ def machine(
     *,
     has_gpu: bool,
     gpus: Gpus | None = None,
-    free_bytes: FreeBytes | None = None,
+    free_bytes: FreeBytes = files.free_bytes,
 ) -> Iterator[Finding]:
     """Look at what may be otherwise in an hour: memory of the GPUs, and room on the disk.
 
@@ -172,9 +172,7 @@ def _data(config: Config, seconds: float | None) -> Iterator[Finding]:
         yield ok(Topic.DATA, f"Every row can be read (local files: {local}).")
 
 
-def known_keys(
-    config: Config, tell: Callable[[str], None] = lambda line: None
-) -> Iterator[Finding]:
+def known_keys(config: Config, tell: Callable[[str], None]) -> Iterator[Finding]:
     """Look at the keys and values that Axolotl would drop or refuse.
 
     Args:
@@ -292,7 +290,7 @@ def disk(
     found: Sequence[Checkpoint],
     newer: Sequence[Checkpoint] = (),
     *,
-    free_bytes: FreeBytes | None = None,
+    free_bytes: FreeBytes = files.free_bytes,
 ) -> Finding:
     """Look at the room on the disk; without any for one more checkpoint it is an error.
 
@@ -300,7 +298,7 @@ def disk(
         found: the run's checkpoints.
         newer: those of them that are set aside before the training.
     """
-    free = (free_bytes or files.free_bytes)(run.path)
+    free = free_bytes(run.path)
     if free is None:
         return ok(Topic.DISK, f"The file system of {run.path} does not tell what is free.")
     kept = [item for item in found if item not in newer]

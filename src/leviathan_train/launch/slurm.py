@@ -90,7 +90,7 @@ class Allocation:
         self._is_sooner = False
 
     @classmethod
-    def here(cls, *, requeue: bool = False) -> Allocation | None:
+    def here(cls, *, requeue: bool) -> Allocation | None:
         """The job that this process is part of; None outside of Slurm.
 
         Raises:

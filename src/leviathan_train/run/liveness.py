@@ -94,7 +94,7 @@ def ask_to_pause(session: Session, by: str, grace: float, cause: Cause) -> None:
         os.kill(ranks[0].pid, signal.SIGTERM if cause is Cause.SIGNAL else signal.SIGINT)
 
 
-def stragglers(session: Session, machine: int | None = None) -> set[int]:
+def stragglers(session: Session, machine: int | None) -> set[int]:
     """Pids of every live process of the training, orphans included, but the command line's.
 
     Args:

@@ -126,12 +126,12 @@ def plugin_failed_to_load(log: Path) -> bool:
     return re.search(failed, tail(log)) is not None
 
 
-def tail(path: Path, size: int = TAIL) -> str:
-    """The last `size` bytes of a log; empty where it cannot be read."""
+def tail(path: Path) -> str:
+    """The last `TAIL` bytes of a log; empty where it cannot be read."""
     try:
         with path.open("rb") as stream:
             stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - size))
+            stream.seek(max(0, stream.tell() - TAIL))
             return stream.read().decode("utf-8", "replace")
     except OSError:
         return ""

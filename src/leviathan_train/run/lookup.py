@@ -18,12 +18,12 @@ from leviathan_train.run.records import Launch
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]+|final)")
 
 
-def all_runs(root: Path = TRAINING_ROOT) -> list[Run]:
-    """Every run below `root`, and every one that is remembered: those that train come first.
+def all_runs() -> list[Run]:
+    """Every run below `work/training`, and every one that is remembered.
 
-    Otherwise the one used last comes first.
+    Those that train come first, otherwise the one used last.
     """
-    runs = {run.path.resolve(): run for run in _below(root)}
+    runs = {run.path.resolve(): run for run in _here()}
     for entry in index.remembered(is_run):
         runs.setdefault(Path(entry.path), Run(entry.shown))
     return _sorted(runs.values(), live=True)
@@ -39,7 +39,7 @@ def _has_runs_files(folder: Path) -> bool:
     return (folder / ".leviathan").is_dir() or any(folder.glob("checkpoint-*"))
 
 
-def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) -> Run:
+def find(target: str | None, *, live: bool = False) -> Run:
     """The run meant by a name, a folder, a config, or, with None, the one used last.
 
     Args:
@@ -50,7 +50,7 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
         UsageError: there is no such run, or the name means two things.
     """
     if target is None:
-        return _last_used(root, live=live)
+        return _last_used(live=live)
     path = Path(target)
     if _is_impossible(target):
         raise UsageError(
@@ -60,29 +60,29 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
         return _of_config(path, live=live)
     if path.is_dir():
-        return _folder(path, target, root, live=live)
-    if named := _named(target, root, live=live):
+        return _folder(path, target, live=live)
+    if named := _named(target, live=live):
         return named
     if path.suffix in {".yml", ".yaml"}:
         return _of_config(path, live=live)  # which says what is wrong with it
-    names = [run.name for run in all_runs(root)]
+    names = [run.name for run in all_runs()]
     close = nearest(target, names)
     hint = f"Did you mean {close}?" if close else "See them with:  leviathan runs"
     raise UsageError(f"No run {target!r}: no such folder or config, and no run of this name.", hint)
 
 
-def find_or_new(target: str | None, root: Path = TRAINING_ROOT) -> Run:
+def find_or_new(target: str | None) -> Run:
     """As `find`; what is a config or a plain name may mean a run that is not here yet.
 
     Raises:
         UsageError: it means two things, or cannot be the name of a run.
     """
     try:
-        return find(target, root)
+        return find(target)
     except UsageError:
         if not target or _is_impossible(target) or Path(target).exists():
             raise
-        return Run(Path(target) if "/" in target else root / target)
+        return Run(Path(target) if "/" in target else TRAINING_ROOT / target)
 
 
 def _is_impossible(name: str) -> bool:
@@ -90,9 +90,10 @@ def _is_impossible(name: str) -> bool:
     return len(name) > 4096 or "\0" in name or any(len(part) > 255 for part in Path(name).parts)
 
 
-def _below(root: Path) -> list[Run]:
+def _here() -> list[Run]:
+    """Every run below `work/training`."""
     try:
-        with os.scandir(root) as entries:
+        with os.scandir(TRAINING_ROOT) as entries:
             folders = [Path(entry.path) for entry in entries if entry.is_dir()]
     except OSError:
         return []
@@ -108,9 +109,9 @@ def _sorted(runs: Iterable[Run], *, live: bool) -> list[Run]:
     )
 
 
-def _last_used(root: Path, *, live: bool) -> Run:
+def _last_used(*, live: bool) -> Run:
     entries = index.remembered(is_run)
-    here = {run.path.resolve(): run for run in _below(root)}
+    here = {run.path.resolve(): run for run in _here()}
     for entry in entries:
         if entry.is_of_here:
             here.setdefault(Path(entry.path), Run(entry.shown))
@@ -157,16 +158,16 @@ def _of_config(path: Path, *, live: bool) -> Run:
     return here
 
 
-def _named(target: str, root: Path, *, live: bool) -> Run | None:
-    """The run of this name below `root`, else the remembered one.
+def _named(target: str, *, live: bool) -> Run | None:
+    """The run of this name below `work/training`, else the remembered one.
 
     Raises:
         UsageError: several are remembered, none of them or more than one of the working directory.
     """
     if "/" in target or target in {"", ".", ".."}:
         return None
-    if (root / target).is_dir():
-        return Run(root / target)
+    if (TRAINING_ROOT / target).is_dir():
+        return Run(TRAINING_ROOT / target)
     entries = [item for item in index.remembered(is_run) if Path(item.path).name == target]
     near = [Run(entry.shown) for entry in entries if entry.is_of_here]
     found = near or [Run(entry.shown) for entry in entries]
@@ -178,7 +179,7 @@ def _named(target: str, root: Path, *, live: bool) -> Run | None:
     return found[0] if found else None
 
 
-def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
+def _folder(path: Path, target: str, *, live: bool) -> Run:
     """The run in a folder, or the one of its name where it holds none.
 
     Raises:
@@ -191,13 +192,13 @@ def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
             f" {shlex.quote(str(path))}",
         )
     if is_run(path):
-        twin = root / path
+        twin = TRAINING_ROOT / path
         if "/" not in target and is_run(twin) and path.resolve() != twin.resolve():
             raise UsageError(
                 f"{path} means two runs: ./{path} and {twin}.", "Name one by its path."
             )
         return Run(path)
-    if named := _named(target, root, live=live):
+    if named := _named(target, live=live):
         return named
     if any(path.iterdir()):
         raise UsageError(
@@ -207,10 +208,10 @@ def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
     return Run(path)
 
 
-def shortest_name(run: Run, root: Path = TRAINING_ROOT) -> str:
+def shortest_name(run: Run) -> str:
     """The shortest text that `find` takes for this run, from the working directory."""
     with contextlib.suppress(UsageError, OSError):
-        if run.name and os.path.samefile(find(run.name, root).path, run.path):
+        if run.name and os.path.samefile(find(run.name).path, run.path):
             return run.name
     return str(run.path)
 

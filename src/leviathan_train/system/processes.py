@@ -87,7 +87,7 @@ def of_session(session: Path, machine: int | None = None) -> list[int]:
     ]
 
 
-def below_sessions(folder: Path, spare: Path | None = None) -> list[int]:
+def below_sessions(folder: Path, spare: Path | None) -> list[int]:
     """The same for every session whose folder lies in `folder`; this one's ancestors left out.
 
     Args:
