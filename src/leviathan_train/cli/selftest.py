@@ -14,7 +14,6 @@ from leviathan_train.errors import DONE, FAILED
 from leviathan_train.launch import selftest as core
 from leviathan_train.system.files import folder_bytes
 from leviathan_train.ui import text as render
-from leviathan_train.ui.progress import Screen
 
 
 @click.command(
@@ -51,7 +50,7 @@ def selftest(
 
     Example:  leviathan selftest configs/demo_cpu.yaml --steps 20
     """
-    dialog = TerminalDialog(Screen(quiet=json))
+    dialog = TerminalDialog(quiet=json)
     found = core.run(config_path, sets, steps, accelerate_args, typed(ctx), dialog, yes=yes)
     if json:
         render.document(asdict(found))

@@ -123,16 +123,14 @@ def train(
         raise UsageError("--on-end is empty.", "Example:  --on-end 'mail -s \"$LEVIATHAN_END\" me'")
     slurm = Allocation.here(requeue=requeue)
     again = typed(ctx, without=_ONLY_ONCE)
-    screen = Screen()
+    screen = TerminalDialog()
     layout = layout_of(accelerate_args, has_gpu=has_gpu())
     if not layout.is_first:
         slurm, mirror = None, None  # the first machine's command decides
     if slurm:
         choice = slurm.choice(Run(cfg.output_dir), choice, screen.line)
-    waits = not requeue
-    options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, waits)
-    dialog = TerminalDialog(screen)
-    starter = Starter(cfg, options, dialog)
+    options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, not requeue)
+    starter = Starter(cfg, options, screen)
     with NotedSignals(WARNINGS) as early:  # from here on a warning does not kill this process
         starter.check()
         if layout.is_first or dry_run:
@@ -150,29 +148,22 @@ def train(
             if joiner.is_finished():
                 return DONE
             train_all = partial(joiner.train_all, limit, hours, max_restarts)
-        return _followed(
-            lambda: warned(early) or train_all(), starter, screen, again.again(), on_end, slurm
-        )
+        return _followed(lambda: warned(early) or train_all(), starter, screen, on_end, slurm)
 
 
 def _followed(
     train_all: Callable[[], End],
     starter: Starter,
     screen: Screen,
-    again: str,
     on_end: str | None,
     slurm: Allocation | None,
 ) -> int:
-    """Train, tell how it ended and do what was asked for then; the exit status.
-
-    Args:
-        again: the command that resumes it.
-    """
+    """Train, tell how it ended and do what was asked for then; the exit status."""
     run, interrupted = starter.run, False
     with at_the_end(on_end, run, screen.line) as result:
         result.end = train_all()
         result.status = starter.exit_status(result.end)
-        screen.outcome(run, again, result.end, result.status)
+        screen.outcome(run, starter.options.typed.again(), result.end, result.status)
         if slurm and (interrupted := slurm.is_interrupted(run, result.end)):
             result.patience = ON_END_PATIENCE
     if slurm and interrupted:  # as the last deed: it ends this process

@@ -79,8 +79,7 @@ class Starter:
         self.options = options
         self.dialog = dialog
         self._is_new = not self.run.path.exists()
-        wait = options.wait_for_copy
-        self._mirror = Mirror.of(self.run, config.values, options.mirror, wait=wait)
+        self._mirror = Mirror.of(self.run, config.values, options.mirror)
 
     def check(self) -> None:
         """Check what needs no look at the run's checkpoints; warnings are told.
@@ -176,7 +175,8 @@ class Starter:
             training = follow.Training(plan, session, signals, self.dialog)
             training.start()
             _call_others(plan, self.dialog)
-            with copied(self._mirror, training, lambda: bool(signals.take())):
+            wait = self.options.wait_for_copy
+            with copied(self._mirror, training, lambda: bool(signals.take()), wait=wait):
                 return training.follow()
 
     def train_all(
