@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from leviathan_train.checkpoints import index, retention
 from leviathan_train.checkpoints import store as checkpoints
@@ -216,27 +217,21 @@ def delete_all(run: Run, found: Sequence[Checkpoint]) -> None:
 def trains_longer(config: Config, checkpoint: Checkpoint) -> bool:
     """Whether the config asks for more epochs or steps than the one that made the checkpoint."""
     before = checkpoint.seal.config if checkpoint.seal else {}
+    limit, epochs = _number(config.values, "max_steps"), _number(config.values, "num_epochs")
     if not before:
-        limit, epochs = _number(config, "max_steps"), _number(config, "num_epochs")
         if limit > 0:
             return limit > checkpoint.step
         return epochs > (checkpoint.facts.epoch or epochs)
-    for key in ("max_steps", "num_epochs"):
-        try:
-            old = max(0.0, float(before.get(key) or 0))
-            new = max(0.0, float(config.values.get(key) or 0))
-        except (TypeError, ValueError):
-            continue
-        if new > old > 0 or (key == "max_steps" and old > 0 and new == 0):
-            return True
-        if key == "max_steps" and old != new:
-            return new > checkpoint.step
-    return False
+    old_limit, old_epochs = _number(before, "max_steps"), _number(before, "num_epochs")
+    if limit != old_limit:
+        return limit == 0 or limit > old_limit > 0 or limit > checkpoint.step
+    return epochs > old_epochs > 0
 
 
-def _number(config: Config, key: str) -> float:
+def _number(values: Mapping[str, Any], key: str) -> float:
+    """A number above 0; 0 where there is none."""
     try:
-        return float(config.values.get(key) or 0)
+        return max(0.0, float(values.get(key) or 0))
     except (TypeError, ValueError):
         return 0.0
 

@@ -74,10 +74,8 @@ def _seconds(text: str) -> float:
     Raises:
         UsageError: `text` is not a duration.
     """
-    match = re.fullmatch(
-        r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
-        text.strip(),
-    )
+    pattern = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms")
+    match = re.fullmatch(pattern, text.strip())
     parts = [float(part or 0) for part in match.groups()] if match else []
     total = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=False))
     if total <= 0:
