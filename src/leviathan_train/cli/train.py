@@ -23,7 +23,7 @@ from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation, warned
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import PAUSE_GRACE, End
+from leviathan_train.run.records import PAUSE_GRACE, Cause, End
 from leviathan_train.system.signals import WARNINGS, NotedSignals
 from leviathan_train.ui.progress import Screen
 
@@ -161,7 +161,10 @@ def _followed(
     """Train, tell how it ended and do what was asked for then; the exit status."""
     run, interrupted = starter.run, False
     with at_the_end(on_end, run, screen.line) as result:
-        result.end = train_all()
+        try:
+            result.end = train_all()
+        except KeyboardInterrupt:  # between two sessions
+            result.end = End.stopped("Ctrl+C", Cause.PERSON)
         result.status = starter.exit_status(result.end)
         screen.outcome(run, starter.options.typed.again(), result.end, result.status)
         if slurm and (interrupted := slurm.is_interrupted(run, result.end)):

@@ -137,17 +137,14 @@ class Joiner:
 
         The first machine reckons in the same way from the same ends, and opens the next one.
         """
-        try:
-            return supervise(
-                self._train,
-                self._dialog.tell,
-                limit=limit,
-                window=window,
-                max_restarts=max_restarts,
-                wait=self._wait_for_window,
-            )
-        except KeyboardInterrupt:  # between two sessions
-            return End.stopped("Ctrl+C", Cause.PERSON)
+        return supervise(
+            self._train,
+            self._dialog.tell,
+            limit=limit,
+            window=window,
+            max_restarts=max_restarts,
+            wait=self._wait_for_window,
+        )
 
     def _wait_for_window(self, opens: float) -> End | None:
         """Wait as the first machine does, and end if its waiting is ended."""

@@ -192,17 +192,14 @@ class Starter:
                 return End(Ending.FINISHED, step, None, "", time.time(), Cause.DONE)
             return self.train(replace(now, until=limit.at, until_monotonic=limit.monotonic_at))
 
-        try:
-            return supervise(
-                start,
-                self.dialog.tell,
-                limit=limit,
-                window=window,
-                max_restarts=max_restarts,
-                wait=lambda opens: wait_for_window(self.run, self.config.path, opens),
-            )
-        except KeyboardInterrupt:  # between two sessions
-            return End.stopped("Ctrl+C", Cause.PERSON)
+        return supervise(
+            start,
+            self.dialog.tell,
+            limit=limit,
+            window=window,
+            max_restarts=max_restarts,
+            wait=lambda opens: wait_for_window(self.run, self.config.path, opens),
+        )
 
     def exit_status(self, end: End) -> int:
         """The exit status that the last end means.
