@@ -14,7 +14,7 @@ import contextlib
 import os
 import secrets
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from leviathan_train.run import records
@@ -22,15 +22,15 @@ from leviathan_train.run.records import Answer, Request, RequestKind
 from leviathan_train.system.files import read_json, write_json
 
 
+@dataclass(frozen=True)
 class RequestQueue:
     """The requests of one session.
 
-    Args:
+    Attributes:
         folder: `<session>/requests`; made when it is first needed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def put(self, request: Request) -> str:
         """Leave a request; its name, by which `answer` finds what became of it.
