@@ -115,8 +115,9 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         signs.adapt(stream)
     args = sys.argv[1:] if args is None else args
-    debug = "--debug" in args[: args.index("--")] if "--" in args else "--debug" in args
-    args = [arg for index, arg in enumerate(args) if arg != "--debug" or "--" in args[:index]]
+    own = args[: args.index("--")] if "--" in args else args
+    debug = "--debug" in own
+    args = [arg for arg in own if arg != "--debug"] + args[len(own) :]
     status: Any
     try:
         status = cli.main(args, prog_name="leviathan", standalone_mode=False)

@@ -113,8 +113,4 @@ def stragglers(session: Session, machine: int | None) -> set[int]:
 
 def kill(session: Session, machine: int | None = None) -> None:
     """Kill every process of the training, or of one machine of it, and see them gone."""
-    for _ in range(5):  # a process may fork between the look and the blow
-        if not (pids := stragglers(session, machine)):
-            return
-        processes.kill(pids)
-        processes.wait_until(lambda: not stragglers(session, machine), 1.0, poll=0.02)
+    processes.kill_all(lambda: stragglers(session, machine))

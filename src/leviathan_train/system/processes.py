@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,18 @@ def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_all(find: Callable[[], Collection[int]]) -> None:
+    """Kill what `find` names, and see it gone, until it names nothing; five times at most.
+
+    A process may fork between the look and the blow.
+    """
+    for _ in range(5):
+        if not (pids := find()):
+            return
+        kill(pids)
+        wait_gone(pids, 1.0)
 
 
 def wait_gone(pids: Iterable[int], seconds: float) -> bool:
