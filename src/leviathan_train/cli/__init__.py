@@ -49,6 +49,8 @@ COMMANDS = (
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is looked up.
 
+    The help of each ends with the exit statuses.
+
     Args:
         modules: of each command, in the order of the help; its name there is that of the
             command.
@@ -66,6 +68,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(self._modules[cmd_name])
         command: click.Command = getattr(module, cmd_name)
+        command.epilog = EXIT_STATUS
         return command
 
     def resolve_command(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, config_argument, sets_option
 from leviathan_train.launch import cost, preflight
 from leviathan_train.launch.findings import Level, document, exit_status
@@ -17,7 +16,7 @@ from leviathan_train.ui import text as render
 _SIGNS = {Level.OK: signs.OK, Level.WARNING: signs.WARNING, Level.ERROR: signs.FAULT}
 
 
-@click.command(short_help="Tell what would stop CONFIG, or change its result.", epilog=EXIT_STATUS)
+@click.command(short_help="Tell what would stop CONFIG, or change its result.")
 @config_argument
 @sets_option
 @click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
 from leviathan_train.config.load import Config, load_config
@@ -21,7 +21,7 @@ from leviathan_train.run.folder import Run
 from leviathan_train.ui import text as render
 
 
-@click.command(short_help="Merge the adapter into the base model.", epilog=EXIT_STATUS)
+@click.command(short_help="Merge the adapter into the base model.")
 @click.argument("run", metavar="[RUN|CONFIG]", required=False, shell_complete=complete.runs)
 @click.option(
     "--checkpoint",

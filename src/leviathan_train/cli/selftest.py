@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import LaunchCommand, as_json, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.errors import DONE, FAILED
@@ -17,9 +16,7 @@ from leviathan_train.ui import text as render
 
 
 @click.command(
-    cls=LaunchCommand,
-    short_help="Verify that pause and resume change nothing on this machine.",
-    epilog=EXIT_STATUS,
+    cls=LaunchCommand, short_help="Verify that pause and resume change nothing on this machine."
 )
 @config_argument
 @click.option(

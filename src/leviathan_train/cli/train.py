@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.options import LaunchCommand, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
@@ -31,7 +31,7 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
 """Options that the command to type next leaves out: `--resume 40` would go back again."""
 
 
-@click.command(cls=LaunchCommand, short_help="Start CONFIG, or resume it.", epilog=EXIT_STATUS)
+@click.command(cls=LaunchCommand, short_help="Start CONFIG, or resume it.")
 @config_argument
 @click.option(
     "--resume",

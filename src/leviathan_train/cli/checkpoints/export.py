@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from leviathan_train.checkpoints.store import Read
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan
 from leviathan_train.cli.options import as_json, check_output, find_run, run_argument
 from leviathan_train.system.files import write_text
@@ -19,7 +18,7 @@ _COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
 _COLUMNS += ("bytes", "modified", "state", "path")
 
 
-@click.command(short_help="Export the numbers for analysis.", epilog=EXIT_STATUS)
+@click.command(short_help="Export the numbers for analysis.")
 @run_argument
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="FILE.json or FILE.csv."
