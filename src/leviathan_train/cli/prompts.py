@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leviathan_train.ui import text as render
 from leviathan_train.ui.progress import Screen
 
 if TYPE_CHECKING:
     from leviathan_train.checkpoints.store import Checkpoint
-    from leviathan_train.config.changes import Change
     from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
 
 
@@ -51,10 +49,6 @@ class TerminalDialog(Screen):
     def __init__(self, *, quiet: bool = False) -> None:
         super().__init__(quiet=quiet)
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
-
-    def show_changes(self, found: Sequence[Change]) -> None:
-        for line in render.changes(found):
-            self.tell(line)
 
     def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
         """Ask until the answer is sure: `delete` takes the step's number besides."""

@@ -53,9 +53,6 @@ class Dialog(Protocol):
     def show_offer(self, run: Run, offer: Offer) -> None:
         """Say what was found to resume from."""
 
-    def show_changes(self, found: Sequence[Change]) -> None:
-        """Say what changed since the checkpoint, and what each change does."""
-
     def show_progress(self, now: Activity) -> None:
         """Draw what the trainer last told of itself; called some times a second."""
 

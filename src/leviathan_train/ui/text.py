@@ -24,7 +24,6 @@ from leviathan_train.system.units import size as size
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from leviathan_train.config.changes import Change
     from leviathan_train.launch.activity import Activity
     from leviathan_train.launch.requests import Outcome
 
@@ -301,17 +300,6 @@ def history(value: Any) -> None:
 def _span(first: Any, last: Any, between: str) -> str:
     known = first not in (None, "-") and last not in (None, "-")
     return f"{first}{between}{last}" if known else "-"
-
-
-def changes(found: Sequence[Change]) -> list[str]:
-    """The lines that tell what changed since the checkpoint, and what each change does."""
-    from leviathan_train.config.redact import quoted
-
-    return [
-        f"   {item.key}: {quoted(item.key, item.old)} -> {quoted(item.key, item.new)}:"
-        f" {item.effect} ({item.why})"
-        for item in found
-    ]
 
 
 def selftest(value: Any) -> None:

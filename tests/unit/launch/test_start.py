@@ -14,7 +14,6 @@ import pytest
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.config.changes import Change
 from leviathan_train.config.inputs import input_facts
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined, LeviathanError, UsageError
@@ -50,9 +49,6 @@ class Scripted:
     def show_offer(self, run: Run, offer: Offer) -> None:
         if offer.checkpoint:
             self.heard.append(f"found {offer.checkpoint.name}")
-
-    def show_changes(self, found: Sequence[Change]) -> None:
-        self.heard += [f"{change.key} changed" for change in found]
 
     def show_progress(self, now: Activity) -> None:
         pass
@@ -203,6 +199,7 @@ def test_a_change_of_the_order_is_asked_about(config: Config) -> None:
     person = Scripted()
     plan = Starter(config, options(resume="latest"), person).plan()
     assert plan and person.asked == ["changes"]
+    assert person.heard[-1].startswith("   seed: 7 -> 42: ")
     with pytest.raises(Declined):
         Starter(config, options(resume="latest"), Scripted(changes=False)).plan()
     with pytest.raises(UsageError, match="Cannot ask without a terminal") as refused:
