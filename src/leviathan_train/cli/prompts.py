@@ -70,14 +70,8 @@ class TerminalDialog(Screen):
                 return answer
             self.tell("Nothing was deleted.")
 
-    def ask_fetch(self, what: str, place: str) -> bool:
-        return confirm(f"Fetch {what} from {place}, and resume from it?")
-
-    def ask_trust(self) -> bool:
-        return confirm("Resume from it?")
-
-    def ask_changes(self) -> bool:
-        return confirm("Resume with these changes?")
+    def confirm(self, question: str) -> bool:
+        return confirm(question)
 
     def ask_rows(self) -> RowsAnswer:
         from leviathan_train.launch.confirm import RowsAnswer

@@ -94,7 +94,7 @@ def fetch_newer(
         dialog.tell(f"{first} would be fetched from {place.shown}.")
         return choice
     if choice == "ask" and dialog.interactive and not yes:
-        if not dialog.ask_fetch(first, place.shown):
+        if not dialog.confirm(f"Fetch {first} from {place.shown}, and resume from it?"):
             raise Declined("Nothing was changed.", "Start over without it:  --resume never")
         choice = "auto"
     for number, copy in enumerate(wanted):
