@@ -15,11 +15,12 @@ from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
 from leviathan_train.errors import DONE, UsageError
 from leviathan_train.launch.command import has_gpu
+from leviathan_train.launch.follow import stopped_by
 from leviathan_train.launch.join import Joiner
 from leviathan_train.launch.machines import layout_of
 from leviathan_train.launch.on_end import on_end as at_the_end
 from leviathan_train.launch.schedule import TimeLimit
-from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation, warned
+from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run
@@ -148,7 +149,7 @@ def train(
             if joiner.is_finished():
                 return DONE
             train_all = partial(joiner.train_all, limit, hours, max_restarts)
-        return _followed(lambda: warned(early) or train_all(), starter, screen, on_end, slurm)
+        return _followed(lambda: stopped_by(early) or train_all(), starter, screen, on_end, slurm)
 
 
 def _followed(

@@ -115,6 +115,15 @@ def noted_signals() -> NotedSignals:
     return NotedSignals((signal.SIGINT, signal.SIGTERM, *WARNINGS), ignored=(signal.SIGHUP,))
 
 
+def stopped_by(signals: NotedSignals) -> End | None:
+    """The end of what a signal stops while no trainer is there; None if none was noted."""
+    if not (numbers := signals.take()):
+        return None
+    if signal.SIGINT in numbers:
+        return End.stopped("Ctrl+C", Cause.PERSON)
+    return End.stopped(signal.Signals(numbers[0]).name, Cause.SIGNAL)
+
+
 class Training:
     """A started trainer, followed until its end.
 

@@ -24,7 +24,7 @@ from leviathan_train.launch.schedule import TimeLimit, supervise
 from leviathan_train.launch.start import Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run, busy, kill_orphans
-from leviathan_train.run.records import Cause, End
+from leviathan_train.run.records import End
 from leviathan_train.run.session import Session
 from leviathan_train.system.signals import NotedSignals
 
@@ -70,8 +70,8 @@ class Wait:
         began = knocked = self.clock()
         answered: float | None = None
         while self.clock() - began < PATIENCE:
-            if signals.take():
-                return End.stopped("Ctrl+C", Cause.PERSON)
+            if stopped := follow.stopped_by(signals):
+                return stopped
             session = self.run.live_session()
             if session and self._is_new(session, joined):
                 if session.launch.waiting_until:
@@ -151,8 +151,8 @@ class Joiner:
         over = {session.id for session in self.run.sessions() if session.end}
         with follow.noted_signals() as signals:
             while (left := opens - time.time()) > 0:
-                if signals.take():
-                    return End.stopped("Ctrl+C", Cause.PERSON)
+                if stopped := follow.stopped_by(signals):
+                    return stopped
                 session = self.run.session()
                 waiting = session and session.launch.waiting_until and session.id not in over
                 if session and waiting and (end := session.end):

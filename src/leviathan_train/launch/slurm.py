@@ -19,7 +19,6 @@ from leviathan_train.errors import UsageError
 from leviathan_train.launch.schedule import TimeLimit
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending
-from leviathan_train.system.signals import NotedSignals
 from leviathan_train.system.slurm import SlurmJob
 
 ON_END_PATIENCE = 10.0
@@ -210,14 +209,6 @@ class Allocation:
             " line after the training's:  code=$?;"
             f' [ $code -eq 75 ] && scontrol requeue "{name}"; exit $code'
         )
-
-
-def warned(signals: NotedSignals) -> End | None:
-    """The end of a training that was not started, since a warning had come before."""
-    if not (numbers := signals.take()):
-        return None
-    name = signal.Signals(numbers[0]).name
-    return End.stopped(name, Cause.SIGNAL)
 
 
 def _why_not(facts: Mapping[str, str], run: Run, end: End) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from leviathan_train.errors import UsageError
-from leviathan_train.launch.follow import noted_signals
+from leviathan_train.launch.follow import noted_signals, stopped_by
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Launch, Phase, Status
 from leviathan_train.system import processes
@@ -44,13 +43,9 @@ class Window:
 
     def closes(self, now: datetime) -> datetime | None:
         """When the window that is open at `now` closes; None if it is not open."""
-        for day in (-1, 0):
-            midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=day)
-            begin = midnight + timedelta(minutes=self.begin)
-            length = (self.end - self.begin) % 1440
-            if begin <= now < begin + timedelta(minutes=length):
-                return begin + timedelta(minutes=length)
-        return None
+        length = timedelta(minutes=(self.end - self.begin) % 1440)
+        begin = self.opens(now) - timedelta(days=1)
+        return begin + length if now < begin + length else None
 
     def opens(self, now: datetime) -> datetime:
         """When the window opens next."""
@@ -79,11 +74,8 @@ def wait_for_window(run: Run, config: Path, opens: float) -> End | None:
     write_json(session.status_file, asdict(status))
     with noted_signals() as signals:
         while (left := opens - time.time()) > 0:
-            if numbers := signals.take():
-                person = signal.SIGINT in numbers
-                by = "Ctrl+C" if person else signal.Signals(numbers[0]).name
-                cause = Cause.PERSON if person else Cause.SIGNAL
-                session.close(End.stopped(by, cause))
+            if stopped := stopped_by(signals):
+                session.close(stopped)
             elif asked := session.asked:
                 session.close(End.stopped(asked.by, Cause.PERSON))
             if ended := session.end:
