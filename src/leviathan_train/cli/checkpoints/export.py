@@ -14,8 +14,8 @@ from leviathan_train.cli.options import as_json, check_output, find_run, run_arg
 from leviathan_train.system.files import write_text
 from leviathan_train.ui import text, values
 
-_COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
-_COLUMNS += ("bytes", "modified", "state", "path")
+_COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm"]
+_COLUMNS += ["bytes", "modified", "state", "path"]
 
 
 @click.command(short_help="Export the numbers for analysis.")
