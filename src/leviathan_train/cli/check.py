@@ -39,19 +39,20 @@ def check(config_path: Path, sets: tuple[str, ...], gpu: str | None, json: bool)
     found = []
     card = cost.card_size(gpu) if gpu else None
 
+    def show(line: str) -> None:
+        if not json:
+            # Not click.echo: in a terminal without UTF-8 it writes the signs all the same.
+            print(render.folded(line, sys.stdout), flush=True)
+
     def tell(line: str) -> None:
-        if not json and sys.stdout.isatty():
-            print(render.folded(line, sys.stdout))
+        if sys.stdout.isatty():
+            show(line)
 
     for finding in preflight.check(config_path, sets, card=card, tell=tell):
         found.append(finding)
-        if not json:
-            # Not click.echo: in a terminal without UTF-8 it writes the signs all the same.
-            print(
-                render.folded(f"{_SIGNS[finding.level]} {finding.message}", sys.stdout), flush=True
-            )
-            if finding.hint:
-                print(render.folded(f"   {finding.hint}", sys.stdout), flush=True)
+        show(f"{_SIGNS[finding.level]} {finding.message}")
+        if finding.hint:
+            show(f"   {finding.hint}")
     if json:
         render.document(document(config_path, found))
     return exit_status(found)

@@ -63,7 +63,7 @@ def merge(
     prove: Proof,
     yes: bool,
     json: bool,
-) -> int:
+) -> None:
     """Merge a run's adapter into its base model: a model that needs neither to be served.
 
     By default the final adapter of a finished run. An incomplete model never appears under the
@@ -88,11 +88,7 @@ def merge(
         raise click.Abort from None
     finally:
         screen.close()
-    if json:
-        render.document(record)
-    else:
-        _tell(record)
-    return 0
+    render.document(record) if json else _tell(record)
 
 
 def _find(target: str | None, choice: str, *, quiet: bool) -> tuple[Run, Config | None]:
@@ -131,7 +127,7 @@ class _Screen:
             sys.stdout.write(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}")
             sys.stdout.flush()
             self._drawn = True
-        elif now.done < now.total:
+        else:
             print(text, flush=True)
 
     def close(self) -> None:

@@ -50,10 +50,7 @@ def tell(outcome: Outcome, *, json: bool) -> int:
     Returns:
         The exit status: 0 if nothing was lost.
     """
-    if json:
-        text.document(values.outcome(outcome))
-    else:
-        text.request(outcome)
+    text.document(values.outcome(outcome)) if json else text.request(outcome)
     end = outcome.end
     if end is None or end.kind in {Ending.PAUSED, Ending.FINISHED, Ending.STOPPED}:
         return DONE
