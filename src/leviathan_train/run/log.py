@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from itertools import dropwhile
 from pathlib import Path
 
 from leviathan_train.errors import UsageError
@@ -82,8 +83,8 @@ def follow(
 
 def _logged_after(run: Run, session: Session) -> Session | None:
     """The next session that has a log."""
-    later = (one for one in run.sessions() if one.id > session.id and one.log.is_file())
-    return next(later, None)
+    later = dropwhile(lambda one: one.id != session.id, run.sessions())
+    return next((one for one in later if one.id != session.id and one.log.is_file()), None)
 
 
 def _is_over(run: Run) -> bool:
