@@ -124,7 +124,7 @@ def leviathan_there(
     from support.driver import LEVIATHAN
 
     first, *rest = words
-    return nodes.nodes[number].run(LEVIATHAN, first, "run", *rest, cwd=cwd, env=env)
+    return nodes.nodes[number].run(LEVIATHAN, first, str(cwd / "run"), *rest, cwd=cwd, env=env)
 
 
 @pytest.mark.slow

@@ -49,6 +49,8 @@ COMMANDS = (
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is looked up.
 
+    The help of each ends with the exit statuses.
+
     Args:
         modules: of each command, in the order of the help; its name there is that of the
             command.
@@ -66,6 +68,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(self._modules[cmd_name])
         command: click.Command = getattr(module, cmd_name)
+        command.epilog = EXIT_STATUS
         return command
 
     def resolve_command(
@@ -115,8 +118,9 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         signs.adapt(stream)
     args = sys.argv[1:] if args is None else args
-    debug = "--debug" in args[: args.index("--")] if "--" in args else "--debug" in args
-    args = [arg for index, arg in enumerate(args) if arg != "--debug" or "--" in args[:index]]
+    own = args[: args.index("--")] if "--" in args else args
+    debug = "--debug" in own
+    args = [arg for arg in own if arg != "--debug"] + args[len(own) :]
     status: Any
     try:
         status = cli.main(args, prog_name="leviathan", standalone_mode=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, config_argument, sets_option
 from leviathan_train.launch import cost, preflight
 from leviathan_train.launch.findings import Level, document, exit_status
@@ -17,7 +16,7 @@ from leviathan_train.ui import text as render
 _SIGNS = {Level.OK: signs.OK, Level.WARNING: signs.WARNING, Level.ERROR: signs.FAULT}
 
 
-@click.command(short_help="Tell what would stop CONFIG, or change its result.", epilog=EXIT_STATUS)
+@click.command(short_help="Tell what would stop CONFIG, or change its result.")
 @config_argument
 @sets_option
 @click.option(
@@ -40,19 +39,20 @@ def check(config_path: Path, sets: tuple[str, ...], gpu: str | None, json: bool)
     found = []
     card = cost.card_size(gpu) if gpu else None
 
+    def show(line: str) -> None:
+        if not json:
+            # Not click.echo: in a terminal without UTF-8 it writes the signs all the same.
+            print(render.folded(line, sys.stdout), flush=True)
+
     def tell(line: str) -> None:
-        if not json and sys.stdout.isatty():
-            print(render.folded(line, sys.stdout))
+        if sys.stdout.isatty():
+            show(line)
 
     for finding in preflight.check(config_path, sets, card=card, tell=tell):
         found.append(finding)
-        if not json:
-            # Not click.echo: in a terminal without UTF-8 it writes the signs all the same.
-            print(
-                render.folded(f"{_SIGNS[finding.level]} {finding.message}", sys.stdout), flush=True
-            )
-            if finding.hint:
-                print(render.folded(f"   {finding.hint}", sys.stdout), flush=True)
+        show(f"{_SIGNS[finding.level]} {finding.message}")
+        if finding.hint:
+            show(f"   {finding.hint}")
     if json:
         render.document(document(config_path, found))
     return exit_status(found)

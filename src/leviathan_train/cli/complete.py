@@ -16,7 +16,7 @@ import click
 
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run import lookup
-from leviathan_train.run.folder import TRAINING_ROOT, Run
+from leviathan_train.run.folder import Run
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -93,4 +93,4 @@ def _run(ctx: click.Context) -> Run:
     # Where the option still lacks its value, Click leaves all arguments unparsed.
     rest = [word for word in ctx.args if not word.startswith("-")]
     target = named or (rest[0] if rest else None)
-    return lookup.find(str(target) if target else None, TRAINING_ROOT)
+    return lookup.find(str(target) if target else None)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.run import history as sessions
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="Show how each session of a run went.", epilog=EXIT_STATUS)
+@click.command(short_help="Show how each session of a run went.")
 @run_argument
 @as_json
 def history(run: str | None, json: bool) -> None:

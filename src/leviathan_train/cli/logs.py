@@ -6,7 +6,6 @@ import contextlib
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import UsageError
 from leviathan_train.run import log
@@ -14,7 +13,7 @@ from leviathan_train.ui import text, values
 from leviathan_train.ui.log import show
 
 
-@click.command(short_help="Print the newest session's log; --follow waits.", epilog=EXIT_STATUS)
+@click.command(short_help="Print the newest session's log; --follow waits.")
 @run_argument
 @click.option(
     "--follow", is_flag=True, help="Keep printing until the training ends; Ctrl+C ends only this."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.options import as_json, find_run
 from leviathan_train.cli.prompts import confirm
 from leviathan_train.config.load import Config, load_config
@@ -21,7 +21,7 @@ from leviathan_train.run.folder import Run
 from leviathan_train.ui import text as render
 
 
-@click.command(short_help="Merge the adapter into the base model.", epilog=EXIT_STATUS)
+@click.command(short_help="Merge the adapter into the base model.")
 @click.argument("run", metavar="[RUN|CONFIG]", required=False, shell_complete=complete.runs)
 @click.option(
     "--checkpoint",
@@ -63,7 +63,7 @@ def merge(
     prove: Proof,
     yes: bool,
     json: bool,
-) -> int:
+) -> None:
     """Merge a run's adapter into its base model: a model that needs neither to be served.
 
     By default the final adapter of a finished run. An incomplete model never appears under the
@@ -88,11 +88,7 @@ def merge(
         raise click.Abort from None
     finally:
         screen.close()
-    if json:
-        render.document(record)
-    else:
-        _tell(record)
-    return 0
+    render.document(record) if json else _tell(record)
 
 
 def _find(target: str | None, choice: str, *, quiet: bool) -> tuple[Run, Config | None]:
@@ -140,7 +136,7 @@ class _Screen:
             sys.stdout.write(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}")
             sys.stdout.flush()
             self._drawn = True
-        elif now.done < now.total:
+        else:
             print(text, flush=True)
 
     def close(self) -> None:

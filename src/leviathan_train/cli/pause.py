@@ -6,7 +6,6 @@ import os
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, grace_option, run_argument
 from leviathan_train.errors import DONE, PAUSED
 from leviathan_train.launch import requests
@@ -17,7 +16,7 @@ from leviathan_train.run.records import Ending
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="Save and stop, from any terminal.", epilog=EXIT_STATUS)
+@click.command(short_help="Save and stop, from any terminal.")
 @run_argument
 @grace_option
 @as_json
@@ -51,10 +50,7 @@ def tell(outcome: Outcome, *, json: bool) -> int:
     Returns:
         The exit status: 0 if nothing was lost.
     """
-    if json:
-        text.document(values.outcome(outcome))
-    else:
-        text.request(outcome)
+    text.document(values.outcome(outcome)) if json else text.request(outcome)
     end = outcome.end
     if end is None or end.kind in {Ending.PAUSED, Ending.FINISHED, Ending.STOPPED}:
         return DONE

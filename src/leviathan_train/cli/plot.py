@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.options import as_json, check_output, find_run
 from leviathan_train.errors import UsageError
 from leviathan_train.system import signs
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="Draw loss, learning rate and gradient norm.", epilog=EXIT_STATUS)
+@click.command(short_help="Draw loss, learning rate and gradient norm.")
 @click.argument("runs", metavar="[RUN]...", nargs=-1, shell_complete=complete.runs)
 @click.option(
     "--output",

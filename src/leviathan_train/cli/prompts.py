@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leviathan_train.ui import text as render
+from leviathan_train.ui.progress import Screen
 
 if TYPE_CHECKING:
     from leviathan_train.checkpoints.store import Checkpoint
-    from leviathan_train.config.changes import Change
-    from leviathan_train.launch.activity import Activity
     from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
-    from leviathan_train.launch.resume import Offer
-    from leviathan_train.run.folder import Run
-    from leviathan_train.ui.progress import Screen
 
 
 def ask(question: str, answers: Sequence[str]) -> str:
@@ -43,28 +38,17 @@ def confirm(question: str) -> bool:
     return ask(question, ("yes", "no")) == "yes"
 
 
-class TerminalDialog:
-    """The `launch.confirm.Dialog` of the commands that train."""
+class TerminalDialog(Screen):
+    """The `launch.confirm.Dialog` of the commands that train: a screen that can ask."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    tell = Screen.line
+    show_offer = Screen.offer
+    show_progress = Screen.progress
+    end_progress = Screen.close
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
-
-    def tell(self, line: str) -> None:
-        self._screen.line(line)
-
-    def show_offer(self, run: Run, offer: Offer) -> None:
-        self._screen.offer(run, offer)
-
-    def show_changes(self, found: Sequence[Change]) -> None:
-        for line in render.changes(found):
-            self._screen.line(line)
-
-    def show_progress(self, now: Activity) -> None:
-        self._screen.progress(now)
-
-    def end_progress(self) -> None:
-        self._screen.close()
 
     def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
         """Ask until the answer is sure: `delete` takes the step's number besides."""
@@ -75,7 +59,7 @@ class TerminalDialog:
             answer = ResumeAnswer(typed)
             if answer is not ResumeAnswer.DELETE:
                 return answer
-            self._screen.loss_of_all(found)
+            self.loss_of_all(found)
             number = click.prompt(
                 f"Type the step number {checkpoint.step} to delete them, anything else to keep"
                 " them",
@@ -86,14 +70,8 @@ class TerminalDialog:
                 return answer
             self.tell("Nothing was deleted.")
 
-    def ask_fetch(self, what: str, place: str) -> bool:
-        return confirm(f"Fetch {what} from {place}, and resume from it?")
-
-    def ask_trust(self) -> bool:
-        return confirm("Resume from it?")
-
-    def ask_changes(self) -> bool:
-        return confirm("Resume with these changes?")
+    def confirm(self, question: str) -> bool:
+        return confirm(question)
 
     def ask_rows(self) -> RowsAnswer:
         from leviathan_train.launch.confirm import RowsAnswer

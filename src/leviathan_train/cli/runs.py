@@ -5,14 +5,13 @@ from __future__ import annotations
 import click
 
 from leviathan_train.checkpoints import store
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json
 from leviathan_train.launch import activity
 from leviathan_train.run.lookup import all_runs
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="List every run on this machine.", epilog=EXIT_STATUS)
+@click.command(short_help="List every run on this machine.")
 @as_json
 def runs(json: bool) -> None:
     """List every run below work/training, and every one that trained elsewhere.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.cli.pause import asker, tell
 from leviathan_train.launch import requests
 
 
-@click.command(short_help="Save and continue, from any terminal.", epilog=EXIT_STATUS)
+@click.command(short_help="Save and continue, from any terminal.")
 @run_argument
 @as_json
 def save(run: str | None, json: bool) -> int:

@@ -7,20 +7,16 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import LaunchCommand, as_json, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.errors import DONE, FAILED
 from leviathan_train.launch import selftest as core
 from leviathan_train.system.files import folder_bytes
 from leviathan_train.ui import text as render
-from leviathan_train.ui.progress import Screen
 
 
 @click.command(
-    cls=LaunchCommand,
-    short_help="Verify that pause and resume change nothing on this machine.",
-    epilog=EXIT_STATUS,
+    cls=LaunchCommand, short_help="Verify that pause and resume change nothing on this machine."
 )
 @config_argument
 @click.option(
@@ -51,7 +47,7 @@ def selftest(
 
     Example:  leviathan selftest configs/demo_cpu.yaml --steps 20
     """
-    dialog = TerminalDialog(Screen(quiet=json))
+    dialog = TerminalDialog(quiet=json)
     found = core.run(config_path, sets, steps, accelerate_args, typed(ctx), dialog, yes=yes)
     if json:
         render.document(asdict(found))

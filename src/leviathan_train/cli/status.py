@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.launch import activity
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="Show what a run does now; --watch keeps showing it.", epilog=EXIT_STATUS)
+@click.command(short_help="Show what a run does now; --watch keeps showing it.")
 @run_argument
 @click.option("--watch", is_flag=True, help="Keep a live screen open; Ctrl+C closes only it.")
 @as_json

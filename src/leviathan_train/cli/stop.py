@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.options import as_json, find_run, grace_option, run_argument
 from leviathan_train.cli.pause import asker, pause_and_wait, tell
 from leviathan_train.launch import requests
 
 
-@click.command(short_help="Save and stop; with --now, kill it at once.", epilog=EXIT_STATUS)
+@click.command(short_help="Save and stop; with --now, kill it at once.")
 @run_argument
 @grace_option
 @click.option("--now", is_flag=True, help="Kill it at once; the last checkpoint remains.")

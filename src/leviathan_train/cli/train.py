@@ -9,21 +9,22 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.options import LaunchCommand, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
 from leviathan_train.errors import DONE, UsageError
 from leviathan_train.launch.command import has_gpu
+from leviathan_train.launch.follow import stopped_by
 from leviathan_train.launch.join import Joiner
 from leviathan_train.launch.machines import layout_of
 from leviathan_train.launch.on_end import on_end as at_the_end
 from leviathan_train.launch.schedule import TimeLimit
-from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation, warned
+from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import PAUSE_GRACE, End
+from leviathan_train.run.records import PAUSE_GRACE, Cause, End
 from leviathan_train.system.signals import WARNINGS, NotedSignals
 from leviathan_train.ui.progress import Screen
 
@@ -31,7 +32,7 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
 """Options that the command to type next leaves out: `--resume 40` would go back again."""
 
 
-@click.command(cls=LaunchCommand, short_help="Start CONFIG, or resume it.", epilog=EXIT_STATUS)
+@click.command(cls=LaunchCommand, short_help="Start CONFIG, or resume it.")
 @config_argument
 @click.option(
     "--resume",
@@ -123,16 +124,14 @@ def train(
         raise UsageError("--on-end is empty.", "Example:  --on-end 'mail -s \"$LEVIATHAN_END\" me'")
     slurm = Allocation.here(requeue=requeue)
     again = typed(ctx, without=_ONLY_ONCE)
-    screen = Screen()
+    screen = TerminalDialog()
     layout = layout_of(accelerate_args, has_gpu=has_gpu())
     if not layout.is_first:
         slurm, mirror = None, None  # the first machine's command decides
     if slurm:
         choice = slurm.choice(Run(cfg.output_dir), choice, screen.line)
-    waits = not requeue
-    options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, waits)
-    dialog = TerminalDialog(screen)
-    starter = Starter(cfg, options, dialog)
+    options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, not requeue)
+    starter = Starter(cfg, options, screen)
     with NotedSignals(WARNINGS) as early:  # from here on a warning does not kill this process
         starter.check()
         if layout.is_first or dry_run:
@@ -146,33 +145,29 @@ def train(
                 limit = slurm.limit(limit, screen.line)
             train_all = partial(starter.train_all, plan, limit, hours, max_restarts)
         else:
-            joiner = Joiner(cfg, options, starter, dialog)
+            joiner = Joiner(starter)
             if joiner.is_finished():
                 return DONE
             train_all = partial(joiner.train_all, limit, hours, max_restarts)
-        return _followed(
-            lambda: warned(early) or train_all(), starter, screen, again.again(), on_end, slurm
-        )
+        return _followed(lambda: stopped_by(early) or train_all(), starter, screen, on_end, slurm)
 
 
 def _followed(
     train_all: Callable[[], End],
     starter: Starter,
     screen: Screen,
-    again: str,
     on_end: str | None,
     slurm: Allocation | None,
 ) -> int:
-    """Train, tell how it ended and do what was asked for then; the exit status.
-
-    Args:
-        again: the command that resumes it.
-    """
+    """Train, tell how it ended and do what was asked for then; the exit status."""
     run, interrupted = starter.run, False
     with at_the_end(on_end, run, screen.line) as result:
-        result.end = train_all()
+        try:
+            result.end = train_all()
+        except KeyboardInterrupt:  # between two sessions
+            result.end = End.stopped("Ctrl+C", Cause.PERSON)
         result.status = starter.exit_status(result.end)
-        screen.outcome(run, again, result.end, result.status)
+        screen.outcome(run, starter.options.typed.again(), result.end, result.status)
         if slurm and (interrupted := slurm.is_interrupted(run, result.end)):
             result.patience = ON_END_PATIENCE
     if slurm and interrupted:  # as the last deed: it ends this process

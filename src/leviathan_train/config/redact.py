@@ -32,6 +32,13 @@ def redact(value: Any) -> Any:
     return value
 
 
+def quoted(key: str, value: Any) -> str:
+    """The value of `key` as a message quotes it: not too long, without credentials."""
+    value = redact({key: value})[key]
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def is_secret(key: str, value: Any = "x") -> bool:
     """Whether the value of `key` may be a credential."""
     if isinstance(value, bool | Mapping):

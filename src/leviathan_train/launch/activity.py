@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,6 @@ class Feed:
         self.run = run
         self._now = now
         self._known: dict[Path, tuple[object, Any]] = {}
-        self._starts = -1
-        self._start_seconds: float | None = None
 
     def look(self, found: list[Checkpoint] | None = None) -> Activity:
         """The run as it is now.
@@ -175,25 +174,18 @@ class Feed:
             launch=launch or Launch(),
             begin=self._fresh(session.begin_file, lambda: session.begin),
             status=status or Status(host=session.host),
-            asked=self._asked(session) if training else None,
+            asked=session.asked if training else None,
             end=None if training else end,
             checkpoint=self._newest(found),
-            start_seconds=self._last_start(sessions[:-1]),
+            start_seconds=self._fresh(self.run.sessions_folder, self._last_start),
         )
 
-    def _last_start(self, earlier: list[Session]) -> float | None:
-        """Seconds from start to first step of the newest of these sessions that trained."""
-        if self._starts != len(earlier):
-            self._starts, self._start_seconds = len(earlier), None
-            for session in reversed(earlier):
-                if begin := session.begin:
-                    self._start_seconds = max(0.0, begin.at - session.launch.started)
-                    break
-        return self._start_seconds
-
-    def _asked(self, session: Session) -> Request | None:
-        asked: Request | None = self._fresh(session.requests.folder, lambda: session.asked)
-        return asked or session.asked  # one of version 0.1.0 has no such folder
+    def _last_start(self) -> float | None:
+        """Seconds from start to first step of the newest earlier session that trained."""
+        for session in reversed(self.run.sessions()[:-1]):
+            if begin := session.begin:
+                return max(0.0, begin.at - session.launch.started)
+        return None
 
     def _fresh(self, path: Path, read: Callable[[], Any]) -> Any:
         """What `read` gives for `path`, read again only if the file has changed."""
@@ -214,14 +206,11 @@ class Feed:
         for _, path in reversed(store.folders(self.run)):
             # A sealed one is inspected once, even where the folder is read-only and what was
             # verified cannot be noted.
-            item: Checkpoint | None = self._fresh(path / SEAL, self._inspection(path))
-            item = item or self._inspection(path)()
+            inspect = partial(store.inspect, self.run, path, store.Read.NOTHING)
+            item: Checkpoint = self._fresh(path / SEAL, inspect) or inspect()
             if item.intact:
                 return item
         return None
-
-    def _inspection(self, path: Path) -> Callable[[], Checkpoint]:
-        return lambda: store.inspect(self.run, path, store.Read.NOTHING)
 
 
 def look(run: Run, found: list[Checkpoint] | None = None) -> Activity:

@@ -96,12 +96,7 @@ def check_packages() -> None:
 
 
 def build_argv(
-    config: Config,
-    resume_from: Path | None,
-    accelerate: Sequence[str] = (),
-    *,
-    has_gpu: bool,
-    python: str = sys.executable,
+    config: Config, resume_from: Path | None, accelerate: Sequence[str] = (), *, has_gpu: bool
 ) -> tuple[str, ...]:
     """The whole command of a training.
 
@@ -120,7 +115,7 @@ def build_argv(
     if not resume and config.values.get("resume_from_checkpoint"):
         resume = ["--resume_from_checkpoint=None"]
     return (
-        python,
+        sys.executable,
         "-m",
         "accelerate.commands.launch",  # 1.5 s; the `accelerate` script imports every command, 6 s
         *accelerate,
@@ -141,7 +136,7 @@ def _literal(value: Any) -> str:
     return repr(value)
 
 
-def build_env(session: Session, base: Mapping[str, str], machine: int = 0) -> dict[str, str]:
+def build_env(session: Session, base: Mapping[str, str], machine: int) -> dict[str, str]:
     """The trainer's environment on one of the machines that train together.
 
     torch's elastic agent would answer SIGTERM by a traceback and by killing its ranks after

@@ -1,6 +1,6 @@
 """What a person is told and asked before a training starts, and what their answers do.
 
-The questions themselves are asked by whoever has a terminal, through a `Dialog`.
+The questions are asked by whoever has a terminal, through a `Dialog`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from leviathan_train.launch.activity import Activity
 from leviathan_train.launch.command import Typed
 from leviathan_train.launch.resume import Offer
 from leviathan_train.run.folder import Run
+from leviathan_train.system.units import count
 
 
 class ResumeAnswer(StrEnum):
@@ -52,9 +53,6 @@ class Dialog(Protocol):
     def show_offer(self, run: Run, offer: Offer) -> None:
         """Say what was found to resume from."""
 
-    def show_changes(self, found: Sequence[Change]) -> None:
-        """Say what changed since the checkpoint, and what each change does."""
-
     def show_progress(self, now: Activity) -> None:
         """Draw what the trainer last told of itself; called some times a second."""
 
@@ -64,14 +62,8 @@ class Dialog(Protocol):
     def ask_resume(self, checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> ResumeAnswer:
         """Ask whether to resume from `checkpoint`; `found` is what `delete` would delete."""
 
-    def ask_fetch(self, what: str, place: str) -> bool:
-        """Ask whether to fetch a checkpoint from another place, and resume from it."""
-
-    def ask_trust(self) -> bool:
-        """Ask whether to resume from a checkpoint that this run did not write."""
-
-    def ask_changes(self) -> bool:
-        """Ask whether to resume although the order of the data changes."""
+    def confirm(self, question: str) -> bool:
+        """Ask what yes or no answers."""
 
     def ask_rows(self) -> RowsAnswer:
         """Ask what to do with prepared rows whose data file changed."""
@@ -129,7 +121,7 @@ def confirm_resume(
     if answer is ResumeAnswer.YES:
         return offer
     resume.delete_all(run, found)
-    deleted = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}"
+    deleted = count(len(found), "checkpoint")
     dialog.tell(f"Deleted {deleted}. Training starts from the base model.")
     return Offer(None)
 
@@ -157,7 +149,7 @@ def confirm_source(dialog: Dialog, run: Run, offer: Offer, *, yes: bool, dry_run
     if dry_run or yes or offer.ask:
         return
     if dialog.interactive:
-        if not dialog.ask_trust():
+        if not dialog.confirm("Resume from it?"):
             raise Declined("Nothing was changed.")
     elif folder != run.path.resolve() and checkpoint.name not in Run(folder).saves():
         raise UsageError(
@@ -193,7 +185,7 @@ def confirm_changes(dialog: Dialog, found: Sequence[Change], *, yes: bool) -> bo
             " Cannot ask without a terminal.",
             f"Add --yes to resume{rows}, or {old}.",
         )
-    if len(stale) < len(asked) and not dialog.ask_changes():
+    if len(stale) < len(asked) and not dialog.confirm("Resume with these changes?"):
         raise Declined("Nothing was changed.")
     answer = dialog.ask_rows() if stale else RowsAnswer.KEEP
     if answer is RowsAnswer.NO:

@@ -133,17 +133,16 @@ def steps(config: Config, intact: Sequence[Checkpoint], seen: Survey | None) -> 
 
 def _trained_rows(config: Config, seen: Survey) -> float | str:
     """How many rows are trained on in an epoch, or why that is not known."""
-    entries = config.values.get("datasets")
+    entries, rows = config.values.get("datasets"), 0.0
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if f"datasets[{index}]" not in seen.entries:
+        there = seen.entries.get(f"datasets[{index}]")
+        if there is None:
             return f"the rows of {entry.get('path')} are not on this machine"
         if "[" in str(entry.get("split") or ""):
             return "split takes a part of the rows"
+        rows += there / number(entry, "shards", 1)
     if not seen.rows:
         return "no row of datasets is on this machine"
-    rows = 0.0
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        rows += seen.entries[f"datasets[{index}]"] / number(entry, "shards", 1)
     lost = seen.silent.count
     if config.values.get("excess_length_strategy") != "truncate":
         lost += seen.long.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,7 @@ def document(path: Path, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "config": str(path),
         "findings": [
-            {
-                "level": one.level,
-                "topic": one.topic,
-                "message": one.message,
-                "hint": one.hint,
-                "numbers": one.numbers,
-            }
+            {key: value for key, value in asdict(one).items() if key != "status"}
             for one in findings
         ],
         "ok": exit_status(findings) == DONE,

@@ -17,8 +17,9 @@ from pathlib import Path
 from leviathan_train.checkpoints.store import step_of
 from leviathan_train.config.redact import is_secret, redact
 from leviathan_train.launch import requests
-from leviathan_train.launch.activity import Activity, Feed
+from leviathan_train.launch.activity import Feed
 from leviathan_train.launch.command import Plan, build_env
+from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.machines import Layout
 from leviathan_train.run import liveness
 from leviathan_train.run.folder import kill_orphans
@@ -40,6 +41,7 @@ from leviathan_train.system.files import free_bytes
 from leviathan_train.system.lines import LineReader
 from leviathan_train.system.processes import Process
 from leviathan_train.system.signals import WARNINGS, NotedSignals
+from leviathan_train.system.units import count
 
 _POLL = 0.1
 _LINGER = 120.0
@@ -50,7 +52,7 @@ _LOOK_ROUND = 5.0
 """Seconds between two looks at what the other machines do."""
 
 
-def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
+def open_session(plan: Plan) -> Session:
     """Take the run for this process.
 
     Raises:
@@ -61,7 +63,7 @@ def open_session(plan: Plan, *, argv: Sequence[str] | None = None) -> Session:
         Launch(
             config=str(plan.config.path),
             cli=True,
-            argv=tuple(_shown(part) for part in argv or plan.argv),
+            argv=tuple(_shown(part) for part in plan.argv),
             typed=tuple(_shown(part) for part in _recordable(plan.typed.line())),
             cwd=os.getcwd(),
             resume_from=str(plan.resume_from) if plan.resume_from else None,
@@ -113,32 +115,31 @@ def noted_signals() -> NotedSignals:
     return NotedSignals((signal.SIGINT, signal.SIGTERM, *WARNINGS), ignored=(signal.SIGHUP,))
 
 
+def stopped_by(signals: NotedSignals) -> End | None:
+    """The end of what a signal stops while no trainer is there; None if none was noted."""
+    if not (numbers := signals.take()):
+        return None
+    if signal.SIGINT in numbers:
+        return End.stopped("Ctrl+C", Cause.PERSON)
+    return End.stopped(signal.Signals(numbers[0]).name, Cause.SIGNAL)
+
+
 class Training:
     """A started trainer, followed until its end.
-
-    Args:
-        on_line: called with each line meant for the screen.
-        on_activity: called with what the run does, some times a second.
 
     Attributes:
         news: further lines for the screen, asked for some times a second.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        session: Session,
-        signals: NotedSignals,
-        on_line: Callable[[str], None],
-        on_activity: Callable[[Activity], None],
-    ) -> None:
+    def __init__(self, plan: Plan, session: Session, signals: NotedSignals, dialog: Dialog) -> None:
         self.plan = plan
         self.session = session
-        self.machine = plan.layout.machine
+        # This machine's number if several train together.
+        self._many = plan.layout.machine if plan.layout.machines > 1 else None
         self.log = log_of(session, plan.layout)
         self.news: Callable[[], Iterable[str]] = tuple
-        self.tell = on_line
-        self._on_activity = on_activity
+        self.tell = dialog.tell
+        self._dialog = dialog
         self._signals = signals
         self._interrupts = 0
         self._kill_at: float | None = None
@@ -151,6 +152,7 @@ class Training:
 
     def start(self) -> None:
         """Start the launcher in a session of its own, so that Ctrl+C reaches us alone."""
+        self.tell(f"Log: {self.log}")
         self.plan.run.logs.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -158,7 +160,7 @@ class Training:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=build_env(self.session, os.environ, self.machine),
+                env=build_env(self.session, os.environ, self.plan.layout.machine),
                 start_new_session=True,
             )
         role = launcher_of(self.plan.layout)
@@ -166,27 +168,25 @@ class Training:
 
     def follow(self) -> End:
         """Follow the trainer until no process of it is left; signals become requests."""
-        while True:
-            ended = self._process.poll() is not None
-            self._handle_signals()
+        try:
+            while True:
+                ended = self._process.poll() is not None
+                self._handle_signals()
+                self._show()
+                if not self._registered:
+                    self._check_registered(ended)
+                if ended and not self._trainer_lives() and not self._first_goes_on():
+                    break
+                self._keep_deadlines()
+                self._look_round()
+                time.sleep(_POLL)
             self._show()
-            if not self._registered:
-                self._check_registered(ended)
-            if ended and not self._trainer_lives() and not self._first_goes_on():
-                break
-            self._keep_deadlines()
-            self._look_round()
-            time.sleep(_POLL)
-        self._show()
-        self._end_processes()  # data workers and other orphans, if any
-        if self._many is None:
-            kill_orphans(self.plan.run)
-        return self.session.end or self._close()
-
-    @property
-    def _many(self) -> int | None:
-        """This machine's number if several train together."""
-        return self.machine if self.plan.layout.machines > 1 else None
+            self._end_processes()  # data workers and other orphans, if any
+            if self._many is None:
+                kill_orphans(self.plan.run)
+            return self.session.end or self._close()
+        finally:
+            self._dialog.end_progress()
 
     def _trainer_lives(self) -> bool:
         """Whether a dead launcher left a trainer here, or one that has yet to tell of itself."""
@@ -261,7 +261,7 @@ class Training:
         """What the second Ctrl+C would do."""
         saved = step_of(status.last_checkpoint or "")
         steps = status.step - (self.plan.offer.step if saved is None else saved)
-        lost = f", losing {steps} step{'' if steps == 1 else 's'}" if steps > 0 else ""
+        lost = f", losing {count(steps, 'step')}" if steps > 0 else ""
         return f"Ctrl+C again: kill it now{lost}"
 
     def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:
@@ -295,7 +295,7 @@ class Training:
             self.tell(line)
         for line in self.news():
             self.tell(line)
-        self._on_activity(self._feed.look())
+        self._dialog.show_progress(self._feed.look())
 
     def _close(self) -> End:
         """The end of a trainer that recorded none, as far as it can be told."""

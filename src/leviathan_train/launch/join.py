@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leviathan_train.checkpoints import store
-from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
-from leviathan_train.launch import command, follow
+from leviathan_train.launch import follow
 from leviathan_train.launch.command import Plan
-from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.follow import launcher_of
 from leviathan_train.launch.machines import Layout
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.schedule import TimeLimit, supervise
-from leviathan_train.launch.start import Options, Starter
+from leviathan_train.launch.start import Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run, busy, kill_orphans
-from leviathan_train.run.records import Cause, End, Ending
+from leviathan_train.run.records import End
 from leviathan_train.run.session import Session
 from leviathan_train.system.signals import NotedSignals
 
@@ -45,10 +43,6 @@ def answers(address: tuple[str, int]) -> bool:
             return True
     except OSError:
         return False
-
-
-def _interrupted() -> End:
-    return End(Ending.STOPPED, None, None, "Ctrl+C", time.time(), Cause.PERSON)
 
 
 @dataclass
@@ -76,8 +70,8 @@ class Wait:
         began = knocked = self.clock()
         answered: float | None = None
         while self.clock() - began < PATIENCE:
-            if signals.take():
-                return _interrupted()
+            if stopped := follow.stopped_by(signals):
+                return stopped
             session = self.run.live_session()
             if session and self._is_new(session, joined):
                 if session.launch.waiting_until:
@@ -125,13 +119,12 @@ class Wait:
 class Joiner:
     """The starts of one command on a machine that is not the first."""
 
-    def __init__(self, config: Config, options: Options, starter: Starter, dialog: Dialog) -> None:
-        self.config = config
-        self.run = Run(config.output_dir)
-        self._options = options
+    def __init__(self, starter: Starter) -> None:
+        self.run = starter.run
         self._starter = starter
-        self._dialog = dialog
-        self._wait = Wait(self.run, options.layout)
+        self._options = starter.options
+        self._dialog = starter.dialog
+        self._wait = Wait(self.run, self._options.layout)
         self._joined: Session | None = None
 
     def is_finished(self) -> bool:
@@ -139,35 +132,27 @@ class Joiner:
         over = self._options.resume in {"ask", "auto"} and self.run.live_session() is None
         return over and self._starter.is_finished(store.scan(self.run))
 
-    def train_all(
-        self,
-        limit: TimeLimit | None = None,
-        window: Window | None = None,
-        max_restarts: int = 0,
-    ) -> End:
+    def train_all(self, limit: TimeLimit, window: Window | None, max_restarts: int) -> End:
         """Join one session, or as many as the window and the restarts ask for.
 
         The first machine reckons in the same way from the same ends, and opens the next one.
         """
-        try:
-            return supervise(
-                self._train,
-                self._dialog.tell,
-                limit=limit,
-                window=window,
-                max_restarts=max_restarts,
-                wait=self._wait_for_window,
-            )
-        except KeyboardInterrupt:  # between two sessions
-            return _interrupted()
+        return supervise(
+            self._train,
+            self._dialog.tell,
+            limit=limit,
+            window=window,
+            max_restarts=max_restarts,
+            wait=self._wait_for_window,
+        )
 
     def _wait_for_window(self, opens: float) -> End | None:
         """Wait as the first machine does, and end if its waiting is ended."""
         over = {session.id for session in self.run.sessions() if session.end}
         with follow.noted_signals() as signals:
             while (left := opens - time.time()) > 0:
-                if signals.take():
-                    return _interrupted()
+                if stopped := follow.stopped_by(signals):
+                    return stopped
                 session = self.run.session()
                 waiting = session and session.launch.waiting_until and session.id not in over
                 if session and waiting and (end := session.end):
@@ -177,9 +162,9 @@ class Joiner:
 
     def _train(self, limit: TimeLimit) -> End:
         """Wait for the next session, and train in it until it ends."""
-        dialog, layout = self._dialog, self._options.layout
+        layout = self._options.layout
         with follow.noted_signals() as signals:
-            dialog.tell(
+            self._dialog.tell(
                 f"Machine {layout.machine} of 0 to {layout.machines - 1}: waiting for the first one"
                 " to begin."
             )
@@ -188,15 +173,9 @@ class Joiner:
                 return found
             self._joined = session = Session(found.path.resolve())
             kill_orphans(self.run, spare=session)
-            training = follow.Training(
-                self._plan(session), session, signals, dialog.tell, dialog.show_progress
-            )
-            dialog.tell(f"Log: {training.log}")
+            training = follow.Training(self._plan(session), session, signals, self._dialog)
             training.start()
-            try:
-                return training.follow()
-            finally:
-                dialog.end_progress()
+            return training.follow()
 
     def _plan(self, session: Session) -> Plan:
         """This machine's part of a session, with the checkpoint that the first one chose.
@@ -204,23 +183,11 @@ class Joiner:
         Raises:
             UsageError: the checkpoint is not here.
         """
-        options, launch = self._options, session.launch
+        launch = session.launch
         resume_from = Path(launch.resume_from) if launch.resume_from else None
         if resume_from and not resume_from.is_dir():
             raise UsageError(
                 f"The first machine resumes from {resume_from}, which is not on this one.",
                 "Put the run's folder on a file system that all machines share.",
             )
-        return Plan(
-            config=self.config,
-            run=self.run,
-            typed=options.typed,
-            argv=command.build_argv(
-                self.config, resume_from, options.accelerate, has_gpu=command.has_gpu()
-            ),
-            offer=Offer(None),
-            resume_from=resume_from,
-            rebuild_rows=launch.prepare_anew,
-            grace=options.grace,
-            layout=options.layout,
-        )
+        return self._starter.plan_of(Offer(None), resume_from, rebuild_rows=launch.prepare_anew)

@@ -54,7 +54,7 @@ def layout_of(
     machines = _number(values.get("num_machines")) or 1
     processes = _number(values.get("num_processes"))
     if processes is None and has_gpu and machines == 1 and "cpu" not in given:
-        processes = (gpus or _visible_gpus)() or None
+        processes = (gpus() if gpus else len(visible(Nvml()()))) or None
     host, port = values.get("main_process_ip"), _number(values.get("main_process_port"))
     return Layout(
         processes,
@@ -110,7 +110,3 @@ def _settings(given: Mapping[str, str]) -> Mapping[str, Any]:
 def _number(value: Any) -> int | None:
     text = str(value)
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _visible_gpus() -> int:
-    return len(visible(Nvml()(), os.environ.get("CUDA_VISIBLE_DEVICES", "")))

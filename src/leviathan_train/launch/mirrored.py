@@ -37,27 +37,20 @@ _PATIENCE, _LONGEST = 30.0, 600.0
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where a run's checkpoints are copied to, and what stays there.
-
-    Attributes:
-        wait: whether the end of a training waits for the last checkpoint's copy.
-    """
+    """Where a run's checkpoints are copied to, and what stays there."""
 
     place: Place
     keep: Policy | None = None
-    wait: bool = True
 
     @classmethod
-    def of(
-        cls, run: Run, values: Mapping[str, Any], option: str | None, *, wait: bool = True
-    ) -> Mirror | None:
+    def of(cls, run: Run, values: Mapping[str, Any], option: str | None) -> Mirror | None:
         """What `--mirror` and the config say; None if neither names a place.
 
         Raises:
             UsageError: it is no place, or would keep nothing.
         """
         place = place_of(run, values, option)
-        return cls(place, client.policy_of(values), wait) if place else None
+        return cls(place, client.policy_of(values)) if place else None
 
 
 def fetch_newer(
@@ -101,7 +94,7 @@ def fetch_newer(
         dialog.tell(f"{first} would be fetched from {place.shown}.")
         return choice
     if choice == "ask" and dialog.interactive and not yes:
-        if not dialog.ask_fetch(first, place.shown):
+        if not dialog.confirm(f"Fetch {first} from {place.shown}, and resume from it?"):
             raise Declined("Nothing was changed.", "Start over without it:  --resume never")
         choice = "auto"
     for number, copy in enumerate(wanted):
@@ -196,9 +189,9 @@ def fetch(
 
 @contextlib.contextmanager
 def copied(
-    mirror: Mirror | None, training: Training, is_told_to_end: Callable[[], bool]
+    mirror: Mirror | None, training: Training, is_told_to_end: Callable[[], bool], *, wait: bool
 ) -> Iterator[None]:
-    """Have what a started training saves copied, and at its end wait for the last copy."""
+    """Have what a started training saves copied; with `wait`, at its end wait for the last copy."""
     if mirror is None:
         yield
         return
@@ -206,7 +199,7 @@ def copied(
     copying = Copying(mirror, plan.run, training.session, plan.offer.step)
     training.news = copying.news
     yield
-    if mirror.wait:
+    if wait:
         copying.finish(training.tell, is_told_to_end)
 
 

@@ -7,11 +7,9 @@ Axolotl itself.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.final import finished_at
@@ -26,7 +24,7 @@ from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.config.pitfalls import pitfalls
-from leviathan_train.config.redact import redact
+from leviathan_train.config.redact import quoted
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, cost, mirrored, resume
 from leviathan_train.launch.disk import forecast
@@ -50,7 +48,7 @@ def check(
     ask_axolotl: Callable[[Config], Validation] | None = None,
     has_gpu: Callable[[], bool] = command.has_gpu,
     gpus: Gpus | None = None,
-    free_bytes: FreeBytes | None = None,
+    free_bytes: FreeBytes = files.free_bytes,
     card: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Finding]:
@@ -74,7 +72,7 @@ def check(
     found = checkpoints.scan(run)
     yield from _resume(config, run, found, compare)
     yield from machine(config, run, found, has_gpu=present, gpus=gpus, free_bytes=free_bytes)
-    cards = visible((gpus or Nvml())(), _devices()) if present and card is None else ()
+    cards = visible((gpus or Nvml())()) if present and card is None else ()
     yield cost.gpu_memory(config, cards, card)
     yield from known_keys(config, tell)
     yield from mirrored.findings(config, run, found, tell)
@@ -117,7 +115,7 @@ def machine(
     *,
     has_gpu: bool,
     gpus: Gpus | None = None,
-    free_bytes: FreeBytes | None = None,
+    free_bytes: FreeBytes = files.free_bytes,
 ) -> Iterator[Finding]:
     """Look at what may be otherwise in an hour: memory of the GPUs, and room on the disk.
 
@@ -173,9 +171,7 @@ def _data(config: Config, seconds: float | None) -> Iterator[Finding]:
         yield ok(Topic.DATA, f"Every row can be read (local files: {local}).")
 
 
-def known_keys(
-    config: Config, tell: Callable[[str], None] = lambda line: None
-) -> Iterator[Finding]:
+def known_keys(config: Config, tell: Callable[[str], None]) -> Iterator[Finding]:
     """Look at the keys and values that Axolotl would drop or refuse.
 
     Args:
@@ -242,27 +238,18 @@ _HINTS: Mapping[Level, str] = {
 
 
 def _changed(change: Change) -> Finding:
-    old, new = (redact({change.key: it})[change.key] for it in (change.old, change.new))
+    old, new = quoted(change.key, change.old), quoted(change.key, change.new)
     level = _LEVELS.get(change.effect, Level.OK)
     return Finding(
         level,
         Topic.RESUME,
-        f"{change.key} changed from {_short(old)} to {_short(new)}: {change.effect}: {change.why}.",
+        f"{change.key} changed from {old} to {new}: {change.effect}: {change.why}.",
         _HINTS[level] if change.needs_yes or level is Level.ERROR else None,
     )
 
 
-def _short(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _devices() -> str:
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
-
-
 def _gpu_memory(config: Config, gpus: Gpus) -> Iterator[Finding]:
-    found = visible(gpus(), _devices())
+    found = visible(gpus())
     if not found:
         yield ok(Topic.GPU, "A GPU is there; its memory cannot be read (no NVML).")
     weights = needs.weights_bytes(config)
@@ -297,7 +284,7 @@ def disk(
     found: Sequence[Checkpoint],
     newer: Sequence[Checkpoint] = (),
     *,
-    free_bytes: FreeBytes | None = None,
+    free_bytes: FreeBytes = files.free_bytes,
 ) -> Finding:
     """Look at the room on the disk; without any for one more checkpoint it is an error.
 
@@ -305,7 +292,7 @@ def disk(
         found: the run's checkpoints.
         newer: those of them that are set aside before the training.
     """
-    free = (free_bytes or files.free_bytes)(run.path)
+    free = free_bytes(run.path)
     if free is None:
         return ok(Topic.DISK, f"The file system of {run.path} does not tell what is free.")
     kept = [item for item in found if item not in newer]

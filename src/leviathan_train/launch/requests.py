@@ -39,8 +39,8 @@ class Outcome:
     """
 
     run: Run
-    end: End | None
-    checkpoint: str | None
+    end: End | None = None
+    checkpoint: str | None = None
     host: str | None = None
 
 
@@ -74,7 +74,7 @@ def pause(run: Run, by: str, grace: float = PAUSE_GRACE) -> Outcome:
     session = live(run)
     liveness.ask_to_pause(session, by, grace, Cause.PERSON)
     if not session.is_here():
-        return Outcome(run, None, None, session.host)
+        return Outcome(run, host=session.host)
 
     def over() -> bool:  # a command line that has just begun has no trainer yet
         known = session.end is not None
@@ -96,7 +96,7 @@ def stop_now(run: Run, by: str) -> Outcome:
     session = live(run)
     if not session.is_here():
         session.ask(RequestKind.KILL, by)
-        return Outcome(run, None, None, session.host)
+        return Outcome(run, host=session.host)
     return _kill(run, session, by, Cause.PERSON)
 
 
@@ -114,7 +114,7 @@ def save(run: Run, by: str) -> Outcome:
     before = time.time()
     name = session.ask(RequestKind.SAVE, by)
     if not session.is_here():
-        return Outcome(run, None, None, session.host)
+        return Outcome(run, host=session.host)
 
     def saved_as() -> str | None:
         if answer := session.requests.answer(name):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from leviathan_train.checkpoints import index, retention
 from leviathan_train.checkpoints import store as checkpoints
@@ -65,18 +66,16 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     named = config.resume_from_checkpoint
     if named is not None and named.resolve() == run.path.resolve():
         named = None  # its newest, which a start takes anyway
-    if named is not None:
-        gone_on = _gone_on_from(run, named, known)
-        if gone_on is None:
-            if not named.is_dir():
-                raise UsageError(
-                    f"{config.path}: resume_from_checkpoint {named} does not exist.",
-                    f"See what there is:  leviathan checkpoints list {in_command(run)}",
-                )
-            offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)
-            # It stays where the config names it: the next start must find it there.
-            return replace(offer, from_config=named, superseded=False)
     newest = checkpoints.latest(known)
+    if named is not None and not _has_gone_on_from(run, named, newest):
+        if not named.is_dir():
+            raise UsageError(
+                f"{config.path}: resume_from_checkpoint {named} does not exist.",
+                f"See what there is:  leviathan checkpoints list {in_command(run)}",
+            )
+        offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)
+        # It stays where the config names it: the next start must find it there.
+        return replace(offer, from_config=named, superseded=False)
     limit = newest.step if newest else -1
     damaged = tuple(item for item in reversed(known) if item.step > limit)
     if newest is None and damaged:
@@ -137,17 +136,11 @@ def wrote(run: Run, checkpoint: Checkpoint) -> bool:
     return any(path.resolve() == checkpoint.path.resolve() for path in paths)
 
 
-def _gone_on_from(run: Run, named: Path, known: list[Checkpoint]) -> int | None:
-    """The step that training has reached since it obeyed the config's checkpoint."""
-    for session in reversed(run.sessions()):
-        launch = session.launch
-        if launch.resume_from_config != str(named):
-            continue
-        step = launch.resume_step
-        newest = checkpoints.latest(known)
-        if step is not None and newest and newest.step > step:
-            return newest.step
-    return None
+def _has_gone_on_from(run: Run, named: Path, newest: Checkpoint | None) -> bool:
+    """Whether the run has trained since it obeyed the config's checkpoint."""
+    launches = [session.launch for session in run.sessions()]
+    began = [one.resume_step for one in launches if one.resume_from_config == str(named)]
+    return newest is not None and any(step is not None and newest.step > step for step in began)
 
 
 def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:
@@ -224,27 +217,21 @@ def delete_all(run: Run, found: Sequence[Checkpoint]) -> None:
 def trains_longer(config: Config, checkpoint: Checkpoint) -> bool:
     """Whether the config asks for more epochs or steps than the one that made the checkpoint."""
     before = checkpoint.seal.config if checkpoint.seal else {}
+    limit, epochs = _number(config.values, "max_steps"), _number(config.values, "num_epochs")
     if not before:
-        limit, epochs = _number(config, "max_steps"), _number(config, "num_epochs")
         if limit > 0:
             return limit > checkpoint.step
         return epochs > (checkpoint.facts.epoch or epochs)
-    for key in ("max_steps", "num_epochs"):
-        try:
-            old = max(0.0, float(before.get(key) or 0))
-            new = max(0.0, float(config.values.get(key) or 0))
-        except (TypeError, ValueError):
-            continue
-        if new > old > 0 or (key == "max_steps" and old > 0 and new == 0):
-            return True
-        if key == "max_steps" and old != new:
-            return new > checkpoint.step
-    return False
+    old_limit, old_epochs = _number(before, "max_steps"), _number(before, "num_epochs")
+    if limit != old_limit:
+        return limit == 0 or limit > old_limit > 0 or limit > checkpoint.step
+    return epochs > old_epochs > 0
 
 
-def _number(config: Config, key: str) -> float:
+def _number(values: Mapping[str, Any], key: str) -> float:
+    """A number above 0; 0 where there is none."""
     try:
-        return float(config.values.get(key) or 0)
+        return max(0.0, float(values.get(key) or 0))
     except (TypeError, ValueError):
         return 0.0
 

@@ -46,7 +46,7 @@ class TimeLimit:
         if until is not None and for_ is not None:
             raise UsageError("--until and --for cannot be combined.", "Use one of them.")
         if for_ is not None:
-            return cls(monotonic_at=monotonic() + seconds_of(for_, "--for"))
+            return cls(monotonic_at=monotonic() + _seconds(for_))
         if until is None:
             return cls()
         try:
@@ -68,22 +68,18 @@ class TimeLimit:
         return replace(self, at=at if self.at is None else min(at, self.at))
 
 
-def seconds_of(text: str, option: str) -> float:
+def _seconds(text: str) -> float:
     """A duration such as 8h, 1h30m or 45s in seconds.
 
     Raises:
         UsageError: `text` is not a duration.
     """
-    match = re.fullmatch(
-        r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
-        text.strip(),
-    )
+    pattern = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms")
+    match = re.fullmatch(pattern, text.strip())
     parts = [float(part or 0) for part in match.groups()] if match else []
     total = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=False))
     if total <= 0:
-        raise UsageError(
-            f"{option} {text!r} is not a duration.", "Examples:  8h, 90m, 1h30m or 45s"
-        )
+        raise UsageError(f"--for {text!r} is not a duration.", "Examples:  8h, 90m, 1h30m or 45s")
     return total
 
 
@@ -128,7 +124,7 @@ def supervise(
                     if last:
                         return last
                     tell(f"The window opens at {opens:%Y-%m-%d %H:%M}, after {END_OF_TIME}.")
-                    return End(Ending.STOPPED, None, None, END_OF_TIME, time.time(), Cause.DEADLINE)
+                    return End.stopped(END_OF_TIME, Cause.DEADLINE)
                 tell(f"Outside the window; waiting until {opens:%Y-%m-%d %H:%M}.")
                 if ended := wait(opens.timestamp()):
                     return ended

@@ -21,6 +21,7 @@ from leviathan_train.launch.command import Typed
 from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.run.folder import Run
+from leviathan_train.run.index import SELFTEST
 from leviathan_train.run.records import Cause, End, Ending, Phase
 
 
@@ -66,7 +67,7 @@ def run(
         Stopped: a person ended it.
     """
     output_dir = load_config(path, sets).output_dir
-    folder = output_dir.parent / ".selftest" / output_dir.name
+    folder = output_dir.parent / SELFTEST / output_dir.name
     if folder.exists() and any(Run(inside).live_session() for inside in folder.iterdir()):
         raise LeviathanError(f"Another selftest is running in {folder}.")
     shutil.rmtree(folder, ignore_errors=True)

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from leviathan_train.errors import UsageError
 from leviathan_train.launch.schedule import TimeLimit
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending
-from leviathan_train.system.signals import NotedSignals
 from leviathan_train.system.slurm import SlurmJob
 
 ON_END_PATIENCE = 10.0
@@ -60,37 +60,30 @@ def ask_slurm(argv: Sequence[str]) -> str:
     return done.stdout
 
 
+@dataclass
 class Allocation:
     """The Slurm job that this command runs in.
 
-    Args:
-        ask: runs a command of Slurm's.
+    Attributes:
         requeue: whether a pause that Slurm caused is to put the job back into the queue.
+        is_sooner: whether the job ends before the limit that was typed.
     """
 
-    def __init__(
-        self,
-        job: SlurmJob,
-        environ: Mapping[str, str],
-        *,
-        requeue: bool = False,
-        ask: Ask = ask_slurm,
-        now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.job = job
-        self._environ = environ
-        self._requeue = requeue
-        self._ask = ask
-        self._now = now
-        self._monotonic = monotonic
-        self._sleep = sleep
-        self._name = f"Slurm job {job.name}"
-        self._is_sooner = False
+    job: SlurmJob
+    environ: Mapping[str, str]
+    requeue: bool = False
+    ask: Ask = ask_slurm
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    is_sooner: bool = False
+
+    @property
+    def _name(self) -> str:
+        return f"Slurm job {self.job.name}"
 
     @classmethod
-    def here(cls, *, requeue: bool = False) -> Allocation | None:
+    def here(cls, *, requeue: bool) -> Allocation | None:
         """The job that this process is part of; None outside of Slurm.
 
         Raises:
@@ -117,28 +110,28 @@ class Allocation:
         if self.job.restarts and started and choice not in {"ask", "auto"}:
             tell(f"{self._name} was started again: --resume {choice} counted for its first start.")
             return "auto"
-        return "auto" if self._requeue and choice == "ask" else choice
+        return "auto" if self.requeue and choice == "ask" else choice
 
     def limit(self, limit: TimeLimit, tell: Callable[[str], None]) -> TimeLimit:
         """The limit that was typed, or the job's where that is sooner, which is told."""
         end = self._end(tell)
         if end is None:
             return limit
-        at = end - _MARGIN if self._requeue else end
-        if limit.is_over(at, self._monotonic() + at - self._now()):
+        at = end - _MARGIN if self.requeue else end
+        if limit.is_over(at, self.monotonic() + at - self.now()):
             return limit
-        self._is_sooner = True
+        self.is_sooner = True
         clock = datetime.fromtimestamp(end)
         tell(f"{self._name} ends at {clock:%Y-%m-%d %H:%M:%S}: the run is saved before.")
         return limit.or_at(at)
 
     def _end(self, tell: Callable[[str], None]) -> float | None:
         """When Slurm ends the job, in seconds since the epoch; None if nothing limits it."""
-        told = self._environ.get("SLURM_JOB_END_TIME", "")  # set by newer Slurms
+        told = self.environ.get("SLURM_JOB_END_TIME", "")  # set by newer Slurms
         try:
             told = self._facts().get("EndTime", "")
         except OSError as error:
-            if self._requeue and isinstance(error, FileNotFoundError):
+            if self.requeue and isinstance(error, FileNotFoundError):
                 tell(self._by_hand())
             if not told:
                 tell(
@@ -146,19 +139,19 @@ class Allocation:
                     " --for, or have Slurm warn it:  #SBATCH --signal=B:USR1@120"
                 )
         end = float(told) if told.isascii() and told.isdigit() else None
-        return None if end is None or end - self._now() > _NO_LIMIT else end
+        return None if end is None or end - self.now() > _NO_LIMIT else end
 
     def is_interrupted(self, run: Run, end: End) -> bool:
         """Whether Slurm interrupted a training that ended so, and the job is to be put back.
 
         What a person or `--until` paused stays so.
         """
-        if not self._requeue or end.kind in {Ending.FINISHED, Ending.CRASHED}:
+        if not self.requeue or end.kind in {Ending.FINISHED, Ending.CRASHED}:
             return False
         cause, session = end.cause, run.session()
         if cause is Cause.HUNG and session and session.asked:
             cause = session.asked.cause
-        return cause is Cause.SIGNAL or (cause is Cause.DEADLINE and self._is_sooner)
+        return cause is Cause.SIGNAL or (cause is Cause.DEADLINE and self.is_sooner)
 
     def put_back(self, run: Run, end: End, tell: Callable[[str], None]) -> None:
         """Put the job back into the queue; Slurm then ends this process within moments.
@@ -199,12 +192,12 @@ class Allocation:
         """Slurm's answer; a controller that is busy or restarts is asked again."""
         for _ in range(_TRIES - 1):
             try:
-                return self._ask(argv)
+                return self.ask(argv)
             except FileNotFoundError:
                 raise
             except OSError:
-                self._sleep(_BETWEEN_TRIES)
-        return self._ask(argv)
+                self.sleep(_BETWEEN_TRIES)
+        return self.ask(argv)
 
     def _by_hand(self) -> str:
         """What the batch script must do where Slurm's commands are not there."""
@@ -216,14 +209,6 @@ class Allocation:
             " line after the training's:  code=$?;"
             f' [ $code -eq 75 ] && scontrol requeue "{name}"; exit $code'
         )
-
-
-def warned(signals: NotedSignals) -> End | None:
-    """The end of a training that was not started, since a warning had come before."""
-    if not (numbers := signals.take()):
-        return None
-    name = signal.Signals(numbers[0]).name
-    return End(Ending.STOPPED, None, None, name, time.time(), Cause.SIGNAL)
 
 
 def _why_not(facts: Mapping[str, str], run: Run, end: End) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
@@ -17,6 +18,7 @@ from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.changes import Change, changes_since
 from leviathan_train.config.load import Config
+from leviathan_train.config.redact import quoted
 from leviathan_train.errors import UsageError
 from leviathan_train.launch import (
     command,
@@ -38,6 +40,7 @@ from leviathan_train.run.folder import Run, busy
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
 from leviathan_train.run.sweep import sweep
+from leviathan_train.system.units import count
 
 _READING = 1.0
 """Seconds for which the data files are read before a start."""
@@ -74,11 +77,10 @@ class Starter:
     def __init__(self, config: Config, options: Options, dialog: Dialog) -> None:
         self.config = config
         self.run = Run(config.output_dir)
-        self._options = options
-        self._dialog = dialog
+        self.options = options
+        self.dialog = dialog
         self._is_new = not self.run.path.exists()
-        wait = options.wait_for_copy
-        self._mirror = Mirror.of(self.run, config.values, options.mirror, wait=wait)
+        self._mirror = Mirror.of(self.run, config.values, options.mirror)
 
     def check(self) -> None:
         """Check what needs no look at the run's checkpoints; warnings are told.
@@ -91,19 +93,19 @@ class Starter:
         seconds = 0.0 if checkpoints.folders(self.run) else _READING
         found = list(preflight.settings(self.config, has_gpu=command.has_gpu(), seconds=seconds))
         if not any(one.level is Level.ERROR for one in found):
-            found += preflight.known_keys(self.config, self._dialog.tell)
-        passable = {Topic.KEYS} if self._options.yes else set()
+            found += preflight.known_keys(self.config, self.dialog.tell)
+        passable = {Topic.KEYS} if self.options.yes else set()
         errors = [one for one in found if one.level is Level.ERROR and one.topic not in passable]
         if errors:
             first = errors[0]
-            check = self._options.typed.check()
+            check = self.options.typed.check()
             more = f" ({len(errors) - 1} more: {check})" if len(errors) > 1 else ""
             hint = first.hint
             if first.topic is Topic.KEYS:
                 hint = f"{hint} Or accept it with:  --yes"
             raise UsageError(f"{first.message}{more}", hint)
-        _warn(self._dialog, found)
-        if self._options.layout.is_first and (session := self.run.live_session()):
+        _warn(self.dialog, found)
+        if self.options.layout.is_first and (session := self.run.live_session()):
             raise busy(self.run, session)
 
     def plan(self, *, dry_run: bool = False, first: bool = True) -> Plan | None:
@@ -121,69 +123,65 @@ class Starter:
             UsageError: there is no such checkpoint, or the config cannot resume from it.
             Declined: the user said no.
         """
-        run, options = self.run, self._options
+        run, options = self.run, self.options
         choice = options.resume if first else "auto"
-        if choice == "ask" and (options.yes or not self._dialog.interactive):
+        if choice == "ask" and (options.yes or not self.dialog.interactive):
             choice = "auto"
         if first and self._mirror and not self.config.resume_from_checkpoint:
             yes = options.yes
-            choice = fetch_newer(self._mirror, run, choice, self._dialog, yes=yes, dry_run=dry_run)
+            choice = fetch_newer(self._mirror, run, choice, self.dialog, yes=yes, dry_run=dry_run)
         found = checkpoints.scan(run)
         offer = resume.choose(run, self.config, choice, found)
         if choice in {"ask", "auto"} and self.is_finished(found):
             return None
-        _warn(self._dialog, _looked_at_machine(self.config, run, found, offer, first=first))
-        self._dialog.show_offer(run, offer)
+        _warn(self.dialog, _looked_at_machine(self.config, run, found, offer, first=first))
+        self.dialog.show_offer(run, offer)
         differences = self._changes(offer)
         if first:
-            confirm.confirm_source(self._dialog, run, offer, yes=options.yes, dry_run=dry_run)
+            confirm.confirm_source(self.dialog, run, offer, yes=options.yes, dry_run=dry_run)
         rebuild = False
         if not dry_run:
             if offer.ask:
-                offer = confirm.confirm_resume(self._dialog, run, offer, found, options.typed)
+                offer = confirm.confirm_resume(self.dialog, run, offer, found, options.typed)
             if offer.checkpoint and first:
-                rebuild = confirm.confirm_changes(self._dialog, differences, yes=options.yes)
-        resume_from = resume.path_in(run, offer)
+                rebuild = confirm.confirm_changes(self.dialog, differences, yes=options.yes)
+        return self.plan_of(offer, resume.path_in(run, offer), rebuild_rows=rebuild)
+
+    def plan_of(self, offer: Offer, resume_from: Path | None, *, rebuild_rows: bool) -> Plan:
+        """The plan of a start on this machine, with the options of the command."""
+        options = self.options
         return Plan(
             config=self.config,
-            run=run,
+            run=self.run,
             typed=options.typed,
             argv=command.build_argv(
                 self.config, resume_from, options.accelerate, has_gpu=command.has_gpu()
             ),
             offer=offer,
             resume_from=resume_from,
-            rebuild_rows=rebuild,
+            rebuild_rows=rebuild_rows,
             grace=options.grace,
             layout=options.layout,
         )
 
     def train(self, plan: Plan) -> End:
         """Take the run, set the branch that is left aside, and train until the session ends."""
-        dialog = self._dialog
         with follow.noted_signals() as signals:
             session = follow.open_session(plan)
             sweep(self.run)
             retention.sweep(self.run)
             self.switch_branch(plan.offer)
             if plan.resume_from is not None:
-                dialog.tell("Resuming training...")
-            training = follow.Training(plan, session, signals, dialog.tell, dialog.show_progress)
-            dialog.tell(f"Log: {training.log}")
+                self.dialog.tell("Resuming training...")
+            training = follow.Training(plan, session, signals, self.dialog)
             training.start()
-            _call_others(plan, dialog)
-            with copied(self._mirror, training, lambda: bool(signals.take())):
-                try:
-                    return training.follow()
-                finally:
-                    dialog.end_progress()
+            _call_others(plan, self.dialog)
+            wait = self.options.wait_for_copy
+            with copied(self._mirror, training, lambda: bool(signals.take()), wait=wait):
+                return training.follow()
 
     def train_all(
-        self,
-        plan: Plan,
-        limit: TimeLimit | None = None,
-        window: Window | None = None,
-        max_restarts: int = 0,
+        self, plan: Plan, limit: TimeLimit, window: Window | None, max_restarts: int
     ) -> End:
         """Train as planned, then as often as the window and the restarts ask for."""
         plans = [plan]
@@ -195,17 +193,14 @@ class Starter:
                 return End(Ending.FINISHED, step, None, "", time.time(), Cause.DONE)
             return self.train(replace(now, until=limit.at, until_monotonic=limit.monotonic_at))
 
-        try:
-            return supervise(
-                start,
-                self._dialog.tell,
-                limit=limit,
-                window=window,
-                max_restarts=max_restarts,
-                wait=lambda opens: wait_for_window(self.run, self.config.path, opens),
-            )
-        except KeyboardInterrupt:  # between two sessions
-            return End(Ending.STOPPED, None, None, "Ctrl+C", time.time(), Cause.PERSON)
+        return supervise(
+            start,
+            self.dialog.tell,
+            limit=limit,
+            window=window,
+            max_restarts=max_restarts,
+            wait=lambda opens: wait_for_window(self.run, self.config.path, opens),
+        )
 
     def exit_status(self, end: End) -> int:
         """The exit status that the last end means.
@@ -217,11 +212,11 @@ class Starter:
         if end.kind is not Ending.CRASHED:
             return outcome.exit_status(self.run, end)
         session = self.run.session()
-        log = follow.log_of(session, self._options.layout) if session else self.run.logs
-        alone = self._options.layout.machines < 2  # else others read the records still
+        log = follow.log_of(session, self.options.layout) if session else self.run.logs
+        alone = self.options.layout.machines < 2  # else others read the records still
         if session and session.begin is None and self._is_new and alone:
             log = outcome.discard(self.run, log)
-        raise outcome.failure(self.run, end, log, self._options.typed.again())
+        raise outcome.failure(self.run, end, log, self.options.typed.again())
 
     def is_finished(self, found: list[Checkpoint]) -> bool:
         """Whether there is nothing left to train; told, with what to type next."""
@@ -229,24 +224,24 @@ class Starter:
         newest = checkpoints.latest(found)
         if step is None or (newest and resume.trains_longer(self.config, newest)):
             return False
-        self._dialog.tell(f"{self.run.name} is already finished, at step {step}.")
-        over = self._options.typed.again("--resume", "never")
-        self._dialog.tell(f"Use it:  leviathan merge {in_command(self.run)}")
-        self._dialog.tell("Train longer: raise num_epochs or max_steps.")
-        self._dialog.tell(f"Start over, setting its checkpoints aside:  {over}")
+        self.dialog.tell(f"{self.run.name} is already finished, at step {step}.")
+        over = self.options.typed.again("--resume", "never")
+        self.dialog.tell(f"Use it:  leviathan merge {in_command(self.run)}")
+        self.dialog.tell("Train longer: raise num_epochs or max_steps.")
+        self.dialog.tell(f"Start over, setting its checkpoints aside:  {over}")
         return True
 
     def switch_branch(self, offer: Offer) -> None:
         """Set the branch that is left aside, and bring back the one that was set aside before."""
         if aside := resume.set_aside(self.run, offer.newer):
             names = ", ".join(sorted(path.name for path in aside.glob("checkpoint-*")))
-            self._dialog.tell(f"Set aside in {aside}: {names}")
+            self.dialog.tell(f"Set aside in {aside}: {names}")
             if newest := checkpoints.latest(list(offer.newer)):
-                back = self._options.typed.again("--resume", str(aside / newest.name))
-                self._dialog.tell(f"Bring them back with:  {back}")
+                back = self.options.typed.again("--resume", str(aside / newest.name))
+                self.dialog.tell(f"Bring them back with:  {back}")
         if offer.checkpoint and offer.superseded:
             names = ", ".join(resume.bring_back(self.run, offer.checkpoint))
-            self._dialog.tell(f"Brought back from {offer.checkpoint.path.parent}: {names}")
+            self.dialog.tell(f"Brought back from {offer.checkpoint.path.parent}: {names}")
 
     def _changes(self, offer: Offer) -> list[Change]:
         """What differs from the checkpoint, told.
@@ -256,10 +251,12 @@ class Starter:
         """
         if offer.checkpoint is None:
             return []
-        processes = self._options.layout.processes
+        processes = self.options.layout.processes
         found = changes_since(origin_of(offer.checkpoint), self.config, world_size=processes)
-        self._dialog.show_changes(found)
-        confirm.refuse(self.config, offer.checkpoint, found, self._options.typed)
+        for one in found:
+            old, new = quoted(one.key, one.old), quoted(one.key, one.new)
+            self.dialog.tell(f"   {one.key}: {old} -> {new}: {one.effect} ({one.why})")
+        confirm.refuse(self.config, offer.checkpoint, found, self.options.typed)
         return found
 
 
@@ -274,8 +271,8 @@ def _call_others(plan: Plan, dialog: Dialog) -> None:
     if (others := plan.layout.machines - 1) > 0:
         there = replace(plan.typed, accelerate=with_machine(plan.typed.accelerate, 1))
         dialog.tell(
-            f"Waiting for {others} other machine{'' if others == 1 else 's'}. Type there, with its"
-            f" number:  {there.again()}"
+            f"Waiting for {count(others, 'other machine')}. Type there, with its number: "
+            f" {there.again()}"
         )
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from leviathan_train.errors import UsageError
-from leviathan_train.launch.follow import noted_signals
+from leviathan_train.launch.follow import noted_signals, stopped_by
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import Cause, End, Ending, Launch, Phase, Status
+from leviathan_train.run.records import Cause, End, Launch, Phase, Status
 from leviathan_train.system import processes
 from leviathan_train.system.files import write_json
 
@@ -44,13 +43,9 @@ class Window:
 
     def closes(self, now: datetime) -> datetime | None:
         """When the window that is open at `now` closes; None if it is not open."""
-        for day in (-1, 0):
-            midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=day)
-            begin = midnight + timedelta(minutes=self.begin)
-            length = (self.end - self.begin) % 1440
-            if begin <= now < begin + timedelta(minutes=length):
-                return begin + timedelta(minutes=length)
-        return None
+        length = timedelta(minutes=(self.end - self.begin) % 1440)
+        begin = self.opens(now) - timedelta(days=1)
+        return begin + length if now < begin + length else None
 
     def opens(self, now: datetime) -> datetime:
         """When the window opens next."""
@@ -74,17 +69,15 @@ def wait_for_window(run: Run, config: Path, opens: float) -> End | None:
     """
     launch = Launch(config=str(config), cli=True, cwd=os.getcwd(), waiting_until=opens)
     session = run.open_session(launch)
-    status = Status(str(run.path), Phase.WAITING, os.getpid(), processes.hostname())
-    write_json(session.status_file, asdict(replace(status, updated=time.time())))
+    host, now = processes.hostname(), time.time()
+    status = Status(str(run.path), Phase.WAITING, os.getpid(), host, updated=now)
+    write_json(session.status_file, asdict(status))
     with noted_signals() as signals:
         while (left := opens - time.time()) > 0:
-            if numbers := signals.take():
-                person = signal.SIGINT in numbers
-                by = "Ctrl+C" if person else signal.Signals(numbers[0]).name
-                cause = Cause.PERSON if person else Cause.SIGNAL
-                session.close(End(Ending.STOPPED, None, None, by, time.time(), cause))
+            if stopped := stopped_by(signals):
+                session.close(stopped)
             elif asked := session.asked:
-                session.close(End(Ending.STOPPED, None, None, asked.by, time.time(), Cause.PERSON))
+                session.close(End.stopped(asked.by, Cause.PERSON))
             if ended := session.end:
                 return ended
             time.sleep(min(left, 0.5))  # a clock may be set, a machine may sleep

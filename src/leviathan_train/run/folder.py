@@ -224,13 +224,8 @@ def kill_orphans(run: Run, spare: Session | None = None) -> None:
     A data worker may outlive a trainer that was killed; an orphaned trainer would write into
     the run beside the next one.
     """
-    for _ in range(5):
-        folder = run.sessions_folder.resolve()
-        pids = set(processes.below_sessions(folder, spare.path if spare else None)) - {os.getpid()}
-        if not pids:
-            return
-        processes.kill(pids)
-        processes.wait_gone(pids, 1.0)
+    folder, spared = run.sessions_folder.resolve(), spare.path if spare else None
+    processes.kill_all(lambda: processes.below_sessions(folder, spared))
 
 
 def busy(run: Run, session: Session) -> Busy:

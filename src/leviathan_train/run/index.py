@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from leviathan_train.run import records
 from leviathan_train.system import processes
-from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.files import write_json
 
 SELFTEST = ".selftest"
 """The folder of trainings that only compare, beside the runs; they are not remembered."""
@@ -80,11 +81,8 @@ def remembered(is_run: Callable[[Path], bool]) -> list[Remembered]:
     found = []
     with contextlib.suppress(OSError):
         for file in sorted(_folder().glob("*.json")):
-            value = read_json(file)
-            known = {key: value[key] for key in ("path", "config", "cwd", "host") if key in value}
-            entry = Remembered(**{key: str(part) for key, part in known.items()})
-            path = Path(entry.path)
-            if entry.path and is_run(path):
+            entry = records.read(Remembered, file) or Remembered()
+            if entry.path and is_run(Path(entry.path)):
                 found.append(entry)
             elif _has_gone(entry, file):
                 file.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def ask_to_pause(session: Session, by: str, grace: float, cause: Cause) -> None:
         os.kill(ranks[0].pid, signal.SIGTERM if cause is Cause.SIGNAL else signal.SIGINT)
 
 
-def stragglers(session: Session, machine: int | None = None) -> set[int]:
+def stragglers(session: Session, machine: int | None) -> set[int]:
     """Pids of every live process of the training, orphans included, but the command line's.
 
     Args:
@@ -113,8 +113,4 @@ def stragglers(session: Session, machine: int | None = None) -> set[int]:
 
 def kill(session: Session, machine: int | None = None) -> None:
     """Kill every process of the training, or of one machine of it, and see them gone."""
-    for _ in range(5):  # a process may fork between the look and the blow
-        if not (pids := stragglers(session, machine)):
-            return
-        processes.kill(pids)
-        processes.wait_until(lambda: not stragglers(session, machine), 1.0, poll=0.02)
+    processes.kill_all(lambda: stragglers(session, machine))

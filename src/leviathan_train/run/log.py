@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from itertools import dropwhile
 from pathlib import Path
 
 from leviathan_train.errors import UsageError
@@ -16,6 +17,8 @@ from leviathan_train.run.session import Session
 
 TAIL = 200_000
 """Bytes of a log in which its last error is looked for."""
+_CAUSES = {"OutOfMemoryError": Cause.GPU_MEMORY, "ValidationError": Cause.CONFIG}
+"""What the class of an exception is a sign of; other classes are of a fault."""
 _PIECE = 1 << 20
 _POLL = 0.2
 
@@ -80,8 +83,8 @@ def follow(
 
 def _logged_after(run: Run, session: Session) -> Session | None:
     """The next session that has a log."""
-    later = (one for one in run.sessions() if one.id > session.id and one.log.is_file())
-    return next(later, None)
+    later = dropwhile(lambda one: one.id != session.id, run.sessions())
+    return next((one for one in later if one.id != session.id and one.log.is_file()), None)
 
 
 def _is_over(run: Run) -> bool:
@@ -107,16 +110,11 @@ def cause_in(log: Path) -> tuple[str, Cause]:
     # The launcher's own complaint about its child comes last and says nothing.
     own = [line for line in found if "CalledProcessError" not in line and "ChildFailed" not in line]
     if own:
-        return " ".join(own[-1].split())[:500], _cause_of_class(own[-1].partition(":")[0])
+        name = own[-1].partition(":")[0].rpartition(".")[2]
+        return " ".join(own[-1].split())[:500], _CAUSES.get(name, Cause.FAULT)
     if any("SIGKILL" in line for line in lines[-40:]):
         return "killed by SIGKILL, possibly by the kernel's out-of-memory killer", Cause.DIED
     return "it ended without an error message", Cause.DIED
-
-
-def _cause_of_class(name: str) -> Cause:
-    """What the class of an exception is a sign of."""
-    causes = {"OutOfMemoryError": Cause.GPU_MEMORY, "ValidationError": Cause.CONFIG}
-    return causes.get(name.rpartition(".")[2], Cause.FAULT)
 
 
 def plugin_failed_to_load(log: Path) -> bool:
@@ -129,12 +127,12 @@ def plugin_failed_to_load(log: Path) -> bool:
     return re.search(failed, tail(log)) is not None
 
 
-def tail(path: Path, size: int = TAIL) -> str:
-    """The last `size` bytes of a log; empty where it cannot be read."""
+def tail(path: Path) -> str:
+    """The last `TAIL` bytes of a log; empty where it cannot be read."""
     try:
         with path.open("rb") as stream:
             stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - size))
+            stream.seek(max(0, stream.tell() - TAIL))
             return stream.read().decode("utf-8", "replace")
     except OSError:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -17,12 +18,12 @@ from leviathan_train.run.records import Launch
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]+|final)")
 
 
-def all_runs(root: Path = TRAINING_ROOT) -> list[Run]:
-    """Every run below `root`, and every one that is remembered: those that train come first.
+def all_runs() -> list[Run]:
+    """Every run below `work/training`, and every one that is remembered.
 
-    Otherwise the one used last comes first.
+    Those that train come first, otherwise the one used last.
     """
-    runs = {run.path.resolve(): run for run in _below(root)}
+    runs = {run.path.resolve(): run for run in _here()}
     for entry in index.remembered(is_run):
         runs.setdefault(Path(entry.path), Run(entry.shown))
     return _sorted(runs.values(), live=True)
@@ -38,7 +39,7 @@ def _has_runs_files(folder: Path) -> bool:
     return (folder / ".leviathan").is_dir() or any(folder.glob("checkpoint-*"))
 
 
-def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) -> Run:
+def find(target: str | None, *, live: bool = False) -> Run:
     """The run meant by a name, a folder, a config, or, with None, the one used last.
 
     Args:
@@ -49,9 +50,9 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
         UsageError: there is no such run, or the name means two things.
     """
     if target is None:
-        return _last_used(root, live=live)
+        return _last_used(live=live)
     path = Path(target)
-    if len(target) > 4096 or "\0" in target or any(len(part) > 255 for part in path.parts):
+    if _is_impossible(target):
         raise UsageError(
             "That is not the name of a run: it is too long, or holds a NUL character.",
             "See them with:  leviathan runs",
@@ -59,39 +60,40 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
         return _of_config(path, live=live)
     if path.is_dir():
-        return _folder(path, target, root, live=live)
-    if named := _named(target, root, live=live):
+        return _folder(path, target, live=live)
+    if named := _named(target, live=live):
         return named
     if path.suffix in {".yml", ".yaml"}:
         return _of_config(path, live=live)  # which says what is wrong with it
-    names = [run.name for run in all_runs(root)]
+    names = [run.name for run in all_runs()]
     close = nearest(target, names)
     hint = f"Did you mean {close}?" if close else "See them with:  leviathan runs"
     raise UsageError(f"No run {target!r}: no such folder or config, and no run of this name.", hint)
 
 
-def find_or_new(target: str | None, root: Path = TRAINING_ROOT) -> Run:
+def find_or_new(target: str | None) -> Run:
     """As `find`; what is a config or a plain name may mean a run that is not here yet.
 
     Raises:
         UsageError: it means two things, or cannot be the name of a run.
     """
-    if target is None:
-        return find(None, root)
-    path = Path(target)
-    if path.is_file() and path.suffix in {".yml", ".yaml"}:
-        return find(target, root)
     try:
-        return find(target, root)
+        return find(target)
     except UsageError:
-        if not target or path.exists() or "\0" in target or len(path.name) > 255:
+        if not target or _is_impossible(target) or Path(target).exists():
             raise
-        return Run(path if "/" in target else root / target)
+        return Run(Path(target) if "/" in target else TRAINING_ROOT / target)
 
 
-def _below(root: Path) -> list[Run]:
+def _is_impossible(name: str) -> bool:
+    """Whether the file system refuses such a name."""
+    return len(name) > 4096 or "\0" in name or any(len(part) > 255 for part in Path(name).parts)
+
+
+def _here() -> list[Run]:
+    """Every run below `work/training`."""
     try:
-        with os.scandir(root) as entries:
+        with os.scandir(TRAINING_ROOT) as entries:
             folders = [Path(entry.path) for entry in entries if entry.is_dir()]
     except OSError:
         return []
@@ -107,9 +109,9 @@ def _sorted(runs: Iterable[Run], *, live: bool) -> list[Run]:
     )
 
 
-def _last_used(root: Path, *, live: bool) -> Run:
+def _last_used(*, live: bool) -> Run:
     entries = index.remembered(is_run)
-    here = {run.path.resolve(): run for run in _below(root)}
+    here = {run.path.resolve(): run for run in _here()}
     for entry in entries:
         if entry.is_of_here:
             here.setdefault(Path(entry.path), Run(entry.shown))
@@ -156,16 +158,16 @@ def _of_config(path: Path, *, live: bool) -> Run:
     return here
 
 
-def _named(target: str, root: Path, *, live: bool) -> Run | None:
-    """The run of this name below `root`, else the remembered one.
+def _named(target: str, *, live: bool) -> Run | None:
+    """The run of this name below `work/training`, else the remembered one.
 
     Raises:
         UsageError: several are remembered, none of them or more than one of the working directory.
     """
     if "/" in target or target in {"", ".", ".."}:
         return None
-    if (root / target).is_dir():
-        return Run(root / target)
+    if (TRAINING_ROOT / target).is_dir():
+        return Run(TRAINING_ROOT / target)
     entries = [item for item in index.remembered(is_run) if Path(item.path).name == target]
     near = [Run(entry.shown) for entry in entries if entry.is_of_here]
     found = near or [Run(entry.shown) for entry in entries]
@@ -177,7 +179,7 @@ def _named(target: str, root: Path, *, live: bool) -> Run | None:
     return found[0] if found else None
 
 
-def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
+def _folder(path: Path, target: str, *, live: bool) -> Run:
     """The run in a folder, or the one of its name where it holds none.
 
     Raises:
@@ -190,13 +192,13 @@ def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
             f" {shlex.quote(str(path))}",
         )
     if is_run(path):
-        twin = root / path
+        twin = TRAINING_ROOT / path
         if "/" not in target and is_run(twin) and path.resolve() != twin.resolve():
             raise UsageError(
                 f"{path} means two runs: ./{path} and {twin}.", "Name one by its path."
             )
         return Run(path)
-    if named := _named(target, root, live=live):
+    if named := _named(target, live=live):
         return named
     if any(path.iterdir()):
         raise UsageError(
@@ -206,13 +208,11 @@ def _folder(path: Path, target: str, root: Path, *, live: bool) -> Run:
     return Run(path)
 
 
-def shortest_name(run: Run, root: Path = TRAINING_ROOT) -> str:
+def shortest_name(run: Run) -> str:
     """The shortest text that `find` takes for this run, from the working directory."""
-    try:
-        if run.name and os.path.samefile(find(run.name, root).path, run.path):
+    with contextlib.suppress(UsageError, OSError):
+        if run.name and os.path.samefile(find(run.name).path, run.path):
             return run.name
-    except (UsageError, OSError):
-        pass
     return str(run.path)
 
 

@@ -6,14 +6,19 @@ that is missing or of another type has its default, so that versions can read ea
 
 from __future__ import annotations
 
+import functools
+import time
 import types
 import typing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from leviathan_train.system.files import read_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TERM_GRACE = 60.0
 """Seconds that a SIGTERM leaves for the step and the save."""
@@ -183,6 +188,11 @@ class End:
     at: float = 0.0
     cause: Cause = Cause.UNKNOWN
 
+    @classmethod
+    def stopped(cls, why: str, cause: Cause) -> End:
+        """The end, now, of what was stopped before there was a step to save."""
+        return cls(Ending.STOPPED, None, None, why, time.time(), cause)
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -289,7 +299,7 @@ class Verdict:
     cause: str = ""
 
 
-Record = TypeVar("Record", Status, Request, Answer, End, Launch, Begin, MirrorState, Verdict)
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def read(kind: type[Record], path: Path) -> Record | None:
@@ -303,9 +313,8 @@ def from_json(kind: type[Record], value: Any) -> Record | None:
         return None
     known: dict[str, Any] = {}
     for name, expected in _types(kind).items():
-        with_type = _converted(value.get(name), expected)
-        if name in value and with_type is not _WRONG:
-            known[name] = with_type
+        if name in value and (converted := _converted(value[name], expected)) is not _WRONG:
+            known[name] = converted
     return kind(**known)
 
 
@@ -314,15 +323,10 @@ _HUGE = 1 << 63
 """No count of steps, bytes or seconds is as large, and no float may hold what is larger."""
 
 
-_TYPES: dict[type, dict[str, Any]] = {}
-
-
+@functools.cache
 def _types(kind: type[Any]) -> dict[str, Any]:
     """Name and type of each field; resolving the annotations takes a millisecond, so once."""
-    if kind not in _TYPES:
-        hints = typing.get_type_hints(kind)
-        _TYPES[kind] = {item.name: hints[item.name] for item in fields(kind)}
-    return _TYPES[kind]
+    return typing.get_type_hints(kind)
 
 
 def _converted(value: Any, expected: Any) -> Any:

@@ -14,25 +14,23 @@ import contextlib
 import os
 import secrets
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from leviathan_train.run import records
 from leviathan_train.run.records import Answer, Request, RequestKind
 from leviathan_train.system.files import read_json, write_json
 
-_STRENGTH = {RequestKind.SAVE: 0, RequestKind.PAUSE: 1, RequestKind.KILL: 2}
 
-
+@dataclass(frozen=True)
 class RequestQueue:
     """The requests of one session.
 
-    Args:
+    Attributes:
         folder: `<session>/requests`; made when it is first needed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def put(self, request: Request) -> str:
         """Leave a request; its name, by which `answer` finds what became of it.
@@ -81,4 +79,4 @@ class RequestQueue:
         """
         found = [request for name in self.names() if (request := self.read(name))]
         ending = [request for request in found if request.kind is not RequestKind.SAVE]
-        return max(ending, key=lambda request: _STRENGTH[request.kind], default=None)
+        return max(ending, key=lambda request: request.kind is RequestKind.KILL, default=None)

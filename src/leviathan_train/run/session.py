@@ -104,12 +104,10 @@ class Session:
     @property
     def asked(self) -> Request | None:
         """The request that ends the session, if there is one: a kill, or the first pause."""
-        return self.requests.strongest() or self._asked_of_old()
-
-    def _asked_of_old(self) -> Request | None:
-        """What version 0.1.0 left in its only slot."""
-        found = records.read(Request, self.path / "request.json")
-        return found if found and found.kind is not RequestKind.SAVE else None
+        if asked := self.requests.strongest():
+            return asked
+        old = records.read(Request, self.path / "request.json")  # the only slot of version 0.1.0
+        return old if old and old.kind is not RequestKind.SAVE else None
 
     def ask(
         self, kind: RequestKind, by: str, grace: float = 0.0, cause: Cause = Cause.PERSON

@@ -27,7 +27,7 @@ def sweep(run: Run) -> list[Path]:
         return []
     now = file_system_time(run.records)
     removed = []
-    for path in (*_temporary_files(run), *_half_made_sessions(run)):
+    for path in list(_leftovers(run)):
         with contextlib.suppress(OSError):
             if now - path.stat().st_mtime > _STILL_WRITTEN:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -35,17 +35,13 @@ def sweep(run: Run) -> list[Path]:
     return removed
 
 
-def _temporary_files(run: Run) -> Iterator[Path]:
-    """Files whose writer died before the rename, and probes of the file system's clock."""
-    for folder in (run.path, run.records, run.verified, *(s.path for s in run.sessions())):
+def _leftovers(run: Run) -> Iterator[Path]:
+    sessions = run.sessions()
+    folders = [run.path, run.records, run.verified]
+    folders += [folder for one in sessions for folder in (one.path, one.requests.folder)]
+    for folder in folders:
+        # A writer died before the rename, or a probe of the file system's clock was left.
         yield from (path for path in folder.glob(f".*{TEMPORARY}") if path.is_file())
         yield from folder.glob(".clock-*")
-    for session in run.sessions():
-        yield from session.requests.folder.glob(f".*{TEMPORARY}")
-
-
-def _half_made_sessions(run: Run) -> Iterator[Path]:
-    """Folders whose maker died before it wrote the record of the start."""
-    for session in run.sessions():
-        if not session.launch_file.exists():
-            yield session.path
+    # Whoever made the folder died before it wrote the record of the start.
+    yield from (one.path for one in sessions if not one.launch_file.exists())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -41,31 +43,24 @@ class Nvml:
     """The NVIDIA driver's own numbers; no GPUs where there is no driver."""
 
     def __init__(self) -> None:
-        self._library: Any = None
-        self._tried = False
+        self._library: Any = None  # no package, no driver, or a driver of another version
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._library = pynvml
 
     def __call__(self) -> tuple[Gpu, ...]:
         """All GPUs of this machine."""
-        if not self._tried:
-            self._tried = True
-            try:
-                with warnings.catch_warnings(action="ignore"):
-                    import pynvml
-                pynvml.nvmlInit()
-                self._library = pynvml
-            except Exception:
-                return ()  # no package, no driver, or a driver of another version
         if self._library is None:
             return ()
         try:
-            return tuple(
-                self._read(self._library, index)
-                for index in range(self._library.nvmlDeviceGetCount())
-            )
+            return tuple(map(self._read, range(self._library.nvmlDeviceGetCount())))
         except self._library.NVMLError:
             return ()
 
-    def _read(self, library: Any, index: int) -> Gpu:
+    def _read(self, index: int) -> Gpu:
+        library = self._library
         handle = library.nvmlDeviceGetHandleByIndex(index)
         memory = library.nvmlDeviceGetMemoryInfo(handle)
         name = library.nvmlDeviceGetName(handle)
@@ -92,8 +87,9 @@ def used_by(pids: frozenset[int], gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     return ours or gpus
 
 
-def visible(gpus: tuple[Gpu, ...], chosen: str) -> tuple[Gpu, ...]:
-    """The GPUs that torch may use, given `CUDA_VISIBLE_DEVICES`."""
+def visible(gpus: tuple[Gpu, ...], chosen: str | None = None) -> tuple[Gpu, ...]:
+    """The GPUs that torch may use, given `CUDA_VISIBLE_DEVICES`: by default this process's."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "") if chosen is None else chosen
     numbers = {int(part) for part in chosen.split(",") if part.strip().isdigit()}
     return tuple(gpu for gpu in gpus if not numbers or gpu.index in numbers)
 

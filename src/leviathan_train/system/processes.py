@@ -6,11 +6,12 @@ start time. Linux only, read from /proc.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,11 @@ def hostname() -> str:
     return socket.gethostname()
 
 
-def _stat(pid: int) -> str:
-    """What the kernel tells of `pid`; it cuts names at 15 bytes, amid a character, too."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-
-
 def _start_time(pid: int) -> str | None:
     """Boot and clock ticks at which `pid` started; None if it is gone or a zombie."""
     try:
-        stat = _stat(pid)
+        # The kernel cuts names at 15 bytes, amid a character, too.
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
@@ -90,7 +87,7 @@ def of_session(session: Path, machine: int | None = None) -> list[int]:
     ]
 
 
-def below_sessions(folder: Path, spare: Path | None = None) -> list[int]:
+def below_sessions(folder: Path, spare: Path | None) -> list[int]:
     """The same for every session whose folder lies in `folder`; this one's ancestors left out.
 
     Args:
@@ -131,23 +128,28 @@ def descendants(pid: int) -> list[int]:
     return [child.pid for child in children if _start_time(child.pid)]
 
 
-def any_alive(pids: Iterable[int]) -> bool:
-    """Whether one of `pids` lives; a zombie does not."""
-    return any(_start_time(pid) for pid in pids)
-
-
 def kill(pids: Iterable[int]) -> None:
     """SIGKILL each of `pids`; those already gone are passed over."""
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+
+
+def kill_all(find: Callable[[], Collection[int]]) -> None:
+    """Kill what `find` names, and see it gone, until it names nothing; five times at most.
+
+    A process may fork between the look and the blow.
+    """
+    for _ in range(5):
+        if not (pids := find()):
+            return
+        kill(pids)
+        wait_gone(pids, 1.0)
 
 
 def wait_gone(pids: Iterable[int], seconds: float) -> bool:
-    """Wait at most `seconds` until none of `pids` lives; whether it came true."""
-    return wait_until(lambda: not any_alive(pids), seconds, poll=0.02)
+    """Wait at most `seconds` until none of `pids` lives (a zombie does not); whether so."""
+    return wait_until(lambda: not any(map(_start_time, pids)), seconds, poll=0.02)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, *, poll: float = 0.1) -> bool:

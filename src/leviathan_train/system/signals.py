@@ -20,23 +20,18 @@ class NotedSignals:
     Args:
         noted: the signals to note.
         ignored: signals to ignore meanwhile.
-        on_signal: called in the handler with each noted signal; what it raises is raised where
-            the program is.
 
     Attributes:
-        on_signal: may be set later, for what is not there at the beginning.
+        on_signal: called in the handler with each noted signal; what it raises is raised where
+            the program is.
     """
 
     def __init__(
-        self,
-        noted: tuple[signal.Signals, ...] = CLOSING,
-        *,
-        ignored: tuple[signal.Signals, ...] = (),
-        on_signal: Callable[[int], None] | None = None,
+        self, noted: tuple[signal.Signals, ...] = CLOSING, ignored: tuple[signal.Signals, ...] = ()
     ) -> None:
         self._handlers: dict[int, Any] = dict.fromkeys(noted, self._note)
         self._handlers |= dict.fromkeys(ignored, signal.SIG_IGN)
-        self.on_signal = on_signal
+        self.on_signal: Callable[[int], None] | None = None
         self._before: dict[int, Any] = {}
         self._noted: list[int] = []
 

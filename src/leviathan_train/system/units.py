@@ -6,14 +6,19 @@ import math
 from datetime import datetime
 
 
-def size(count: float | None) -> str:
+def count(number: int, noun: str) -> str:
+    """`1 checkpoint`, `2 checkpoints`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def size(amount: float | None) -> str:
     """Bytes in powers of 1024 with the unit's letter, as `du -h`: 487M, 1.4G.
 
     Files, disks and memory of GPUs alike: a card sold with 16 GB reads 16G.
     """
-    if count is None:
+    if amount is None:
         return "-"
-    value = float(count)
+    value = float(amount)
     for unit in ("B", "K", "M", "G", "T"):
         if value < 1023.5 or unit == "T":
             break

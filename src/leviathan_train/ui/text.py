@@ -17,13 +17,13 @@ from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Ending, Phase, SeamWord
 from leviathan_train.system import signs
 from leviathan_train.system.units import clock
+from leviathan_train.system.units import count as count
 from leviathan_train.system.units import duration as duration
 from leviathan_train.system.units import size as size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from leviathan_train.config.changes import Change
     from leviathan_train.launch.activity import Activity
     from leviathan_train.launch.requests import Outcome
 
@@ -189,11 +189,6 @@ def steps(now: Activity) -> str:
     return f"{now.step}" if share is None else f"{now.step} of {now.max_steps} ({share:.1%})"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 checkpoint`, `2 checkpoints`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def request(done: Outcome) -> None:
     """What `pause`, `save` or `stop` came to."""
     name, end = plain(done.run.name), done.end
@@ -305,24 +300,6 @@ def history(value: Any) -> None:
 def _span(first: Any, last: Any, between: str) -> str:
     known = first not in (None, "-") and last not in (None, "-")
     return f"{first}{between}{last}" if known else "-"
-
-
-def changes(found: Sequence[Change]) -> list[str]:
-    """The lines that tell what changed since the checkpoint, and what each change does."""
-    from leviathan_train.config.redact import redact
-
-    lines = []
-    for change in found:
-        old, new = (redact({change.key: value})[change.key] for value in (change.old, change.new))
-        lines.append(
-            f"   {change.key}: {_short(old)} -> {_short(new)}: {change.effect} ({change.why})"
-        )
-    return lines
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def selftest(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from leviathan_train.errors import Busy, UsageError
 from leviathan_train.launch.join import PATIENCE, Wait
 from leviathan_train.launch.machines import Layout
 from leviathan_train.run.folder import Run
-from leviathan_train.run.records import End, Ending, Launch
+from leviathan_train.run.records import Cause, End, Ending, Launch
 from leviathan_train.run.session import Session
 from leviathan_train.system.processes import Process
 from leviathan_train.system.signals import NotedSignals
@@ -40,7 +41,7 @@ class Bench:
             self.sleep(seconds)
 
         wait = Wait(self.run, self.layout, lambda address: self.answers, lambda: self.now, sleep)
-        with NotedSignals((), ignored=()) as signals:
+        with NotedSignals() as signals:
             return wait(signals, joined)
 
     def open(self, *, machines: int = 2) -> Session:
@@ -76,6 +77,18 @@ def test_it_waits_until_the_launcher_runs_there(bench: Bench) -> None:
 
     assert isinstance(bench.wait(then=launched), Session)
     assert bench.now > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "why", "cause"),
+    [(signal.SIGINT, "Ctrl+C", Cause.PERSON), (signal.SIGTERM, "SIGTERM", Cause.SIGNAL)],
+)
+def test_the_signal_that_ends_the_waiting_is_named(
+    bench: Bench, number: signal.Signals, why: str, cause: Cause
+) -> None:
+    end = bench.wait(then=lambda: signal.raise_signal(number))
+    assert isinstance(end, End)
+    assert (end.kind, end.why, end.cause) == (Ending.STOPPED, why, cause)
 
 
 def test_it_joins_no_session_twice(bench: Bench) -> None:

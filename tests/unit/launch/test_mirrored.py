@@ -33,8 +33,8 @@ class Person:
     def tell(self, line: str) -> None:
         self.heard.append(line)
 
-    def ask_fetch(self, what: str, place: str) -> bool:
-        self.asked.append(what)
+    def confirm(self, question: str) -> bool:
+        self.asked.append(question)
         return self.answer
 
 
@@ -75,7 +75,7 @@ def test_a_new_machine_is_offered_the_newest_and_resumes_without_another_questio
 ) -> None:
     person = Person()
     assert fetch(mirror, run, person) == ("auto", [20])
-    assert len(person.asked) == 1 and person.asked[0].startswith("checkpoint-20 (")
+    assert len(person.asked) == 1 and person.asked[0].startswith("Fetch checkpoint-20 (")
     assert any("Fetched and verified checkpoint-20" in line for line in person.heard)
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.config.changes import Change
 from leviathan_train.config.inputs import input_facts
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined, LeviathanError, UsageError
@@ -36,9 +35,7 @@ class Scripted:
     """A person who answers as the test says, and hears everything."""
 
     resume: ResumeAnswer = ResumeAnswer.YES
-    changes: bool = True
-    fetch: bool = True
-    trust: bool = True
+    yes: bool = True
     rows: RowsAnswer = RowsAnswer.KEEP
     interactive: bool = True
     heard: list[str] = field(default_factory=list)
@@ -51,9 +48,6 @@ class Scripted:
         if offer.checkpoint:
             self.heard.append(f"found {offer.checkpoint.name}")
 
-    def show_changes(self, found: Sequence[Change]) -> None:
-        self.heard += [f"{change.key} changed" for change in found]
-
     def show_progress(self, now: Activity) -> None:
         pass
 
@@ -64,17 +58,9 @@ class Scripted:
         self.asked.append(checkpoint.name)
         return self.resume
 
-    def ask_fetch(self, what: str, place: str) -> bool:
-        self.asked.append(f"fetch {what}")
-        return self.fetch
-
-    def ask_trust(self) -> bool:
-        self.asked.append("trust")
-        return self.trust
-
-    def ask_changes(self) -> bool:
-        self.asked.append("changes")
-        return self.changes
+    def confirm(self, question: str) -> bool:
+        self.asked.append(question)
+        return self.yes
 
     def ask_rows(self) -> RowsAnswer:
         self.asked.append("rows")
@@ -202,9 +188,10 @@ def test_a_change_of_the_order_is_asked_about(config: Config) -> None:
     add(config, 10, seed=7)
     person = Scripted()
     plan = Starter(config, options(resume="latest"), person).plan()
-    assert plan and person.asked == ["changes"]
+    assert plan and person.asked == ["Resume with these changes?"]
+    assert person.heard[-1].startswith("   seed: 7 -> 42: ")
     with pytest.raises(Declined):
-        Starter(config, options(resume="latest"), Scripted(changes=False)).plan()
+        Starter(config, options(resume="latest"), Scripted(yes=False)).plan()
     with pytest.raises(UsageError, match="Cannot ask without a terminal") as refused:
         Starter(config, options(), Scripted(interactive=False)).plan()
     assert refused.value.hint == "Add --yes to resume, or restore the old value."
@@ -310,7 +297,7 @@ def test_what_this_run_wrote_is_resumed_without_a_word(config: Config) -> None:
         person = Scripted()
         assert Starter(config, options(resume=choice), person).plan()
         assert not warned(person)
-        assert "trust" not in person.asked
+        assert "Resume from it?" not in person.asked
 
 
 def test_a_run_begun_by_plain_axolotl_is_asked_about_once_and_goes_on_unattended(
@@ -325,9 +312,9 @@ def test_a_run_begun_by_plain_axolotl_is_asked_about_once_and_goes_on_unattended
     assert person.asked == ["checkpoint-10"]  # one question
     person = Scripted()
     assert Starter(config, options(resume="auto"), person).plan()
-    assert person.asked == ["trust"]
+    assert person.asked == ["Resume from it?"]
     with pytest.raises(Declined):
-        Starter(config, options(resume="auto"), Scripted(trust=False)).plan()
+        Starter(config, options(resume="auto"), Scripted(yes=False)).plan()
     person = Scripted(interactive=False)
     assert Starter(config, options(), person).plan()
     assert warned(person)
@@ -348,9 +335,9 @@ def test_a_checkpoint_from_elsewhere_is_asked_about_and_may_need_yes_without_a_t
     chosen = options(resume=str(path))
     person = Scripted()
     assert Starter(config, chosen, person).plan()
-    assert (warned(person), person.asked) == (True, ["trust"])
+    assert (warned(person), person.asked) == (True, ["Resume from it?"])
     with pytest.raises(Declined):
-        Starter(config, chosen, Scripted(trust=False)).plan()
+        Starter(config, chosen, Scripted(yes=False)).plan()
     person = Scripted(interactive=False)
     assert Starter(config, chosen, person).plan()  # by its own records another run wrote it
     assert warned(person)

@@ -79,6 +79,15 @@ def test_it_goes_on_with_the_session_of_a_restart(run: Run) -> None:
     assert told == b"crash\ntraceback\nagain\n"
 
 
+def test_the_tenth_session_of_a_second_comes_after_the_ninth(run: Run) -> None:
+    """As many bear one time where the clock was set back."""
+    ninth = dated(run, begun(run, "nine\n"), "20200101_200000_9")
+    end_session(ninth, PAUSED)
+    tenth = dated(run, begun(run, "ten\n"), "20200101_200000_10")
+    end_session(tenth, PAUSED)
+    assert b"".join(log.follow(run, ninth)) == b"nine\nten\n"
+
+
 def test_a_window_that_opens_is_no_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of the waiting is removed just while it is looked at."""
     first = dated(run, begun(run, "night\n"), "20200101_200000")

@@ -133,6 +133,21 @@ def test_a_run_that_is_gone_is_forgotten_and_one_whose_disk_is_away_is_not(
     assert [run.name for run in lookup.all_runs()] == ["far"]
 
 
+@pytest.mark.parametrize("text", ["", "null", "[]", '"path"', '{"path": null}'])
+def test_what_a_power_cut_left_of_the_memory_of_a_run_is_passed_over(
+    project: Path, text: str
+) -> None:
+    end(train())
+    (project.parent / "state/leviathan/runs/other.json").write_text(text)
+    assert [run.name for run in lookup.all_runs()] == ["my-lora"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "x\0"])
+def test_no_new_run_has_a_name_that_the_file_system_refuses(project: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="not the name of a run"):
+        lookup.find_or_new(name)
+
+
 def test_trainings_of_a_selftest_are_not_remembered(project: Path) -> None:
     end(train(f"outputs/{index.SELFTEST}/my-lora/straight"))
     assert lookup.all_runs() == []

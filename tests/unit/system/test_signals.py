@@ -40,7 +40,8 @@ def test_what_the_callback_raises_leaves_the_block_and_restores() -> None:
         raise SystemExit(128 + number)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended, NotedSignals((signal.SIGTERM,), on_signal=close):
+    with pytest.raises(SystemExit) as ended, NotedSignals((signal.SIGTERM,)) as signals:
+        signals.on_signal = close
         os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before

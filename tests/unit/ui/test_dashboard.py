@@ -196,6 +196,16 @@ def test_the_curves_go_on_from_earlier_sessions_without_what_was_left(run: Run) 
     assert [step for step, _ in snapshot(run).losses] == [10, 20, 30]
 
 
+def test_the_curves_of_the_ninth_and_the_tenth_session_of_a_second_are_in_order(run: Run) -> None:
+    ninth = begin(run)
+    log(ninth, range(10, 101, 10))
+    tenth = begin_after(run, ninth, 100)
+    log(tenth, range(110, 151, 10))
+    for number, session in ((9, ninth), (10, tenth)):
+        session.path.rename(session.path.with_name(f"20200101_200000_{number}"))
+    assert [step for step, _ in snapshot(run).losses] == list(range(10, 151, 10))
+
+
 def test_a_camera_follows_the_run_into_its_next_session(training: tuple[Run, Session]) -> None:
     run, session = training
     session.screen_file.write_text("of the first\n")

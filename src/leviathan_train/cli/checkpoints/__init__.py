@@ -13,7 +13,7 @@ import click
 
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.store import Checkpoint
-from leviathan_train.cli import EXIT_STATUS, LazyGroup, complete
+from leviathan_train.cli import LazyGroup, complete
 from leviathan_train.errors import Declined, UsageError
 from leviathan_train.run.folder import Run
 
@@ -35,9 +35,7 @@ _MODULES = {
 
 
 @click.group(
-    cls=LazyGroup,
-    modules={name: f"{__name__}.{module}" for name, module in _MODULES.items()},
-    epilog=EXIT_STATUS,
+    cls=LazyGroup, modules={name: f"{__name__}.{module}" for name, module in _MODULES.items()}
 )
 def checkpoints() -> None:
     """List, verify, export, copy and clean up a run's checkpoints."""

@@ -6,7 +6,6 @@ import click
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints.store import Checkpoint, Read
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import allow, scan
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import UsageError
@@ -18,7 +17,7 @@ from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="Delete old ones: show the plan, then delete.", epilog=EXIT_STATUS)
+@click.command(short_help="Delete old ones: show the plan, then delete.")
 @run_argument
 @click.option("--keep", type=int, metavar="N", help="Keep the newest N intact ones.")
 @click.option("--keep-every", type=int, metavar="K", help="Also keep multiples of K steps.")

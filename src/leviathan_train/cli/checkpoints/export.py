@@ -9,17 +9,16 @@ from pathlib import Path
 import click
 
 from leviathan_train.checkpoints.store import Read
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan
 from leviathan_train.cli.options import as_json, check_output, find_run, run_argument
 from leviathan_train.system.files import write_text
 from leviathan_train.ui import text, values
 
-_LOGGED = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
-_SAVED = ("bytes", "modified", "state", "path")
+_COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm"]
+_COLUMNS += ["bytes", "modified", "state", "path"]
 
 
-@click.command(short_help="Export the numbers for analysis.", epilog=EXIT_STATUS)
+@click.command(short_help="Export the numbers for analysis.")
 @run_argument
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="FILE.json or FILE.csv."
@@ -59,12 +58,11 @@ def _csv(value: values.Value) -> str:
         if isinstance(logged.get("step"), int):
             lines.setdefault(logged["step"], {}).update(logged)
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_LOGGED, *_SAVED])
+    writer = csv.DictWriter(stream, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for step in sorted(lines.keys() | saved.keys()):
         own = dict(saved.get(step, {}))
         if own.get("eval_step") not in {None, step}:
             own["eval_loss"] = None
-        row = own | lines.get(step, {}) | {"step": step}
-        writer.writerow(row.get(key) for key in (*_LOGGED, *_SAVED))
+        writer.writerow(own | lines.get(step, {}) | {"step": step})
     return stream.getvalue()

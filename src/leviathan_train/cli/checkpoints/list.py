@@ -5,14 +5,13 @@ from __future__ import annotations
 import click
 
 from leviathan_train.checkpoints.store import Read
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="List them: size, date, losses, whether intact.", epilog=EXIT_STATUS)
+@click.command(short_help="List them: size, date, losses, whether intact.")
 @run_argument
 @as_json
 def list(run: str | None, json: bool) -> None:

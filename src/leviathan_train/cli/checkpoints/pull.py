@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from leviathan_train.checkpoints import store
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.checkpoints import mirror_of, mirror_option, step_number
 from leviathan_train.cli.options import run_argument
 from leviathan_train.errors import UsageError
 from leviathan_train.ui.text import size
 
 
-@click.command(short_help="Fetch one from the mirror.", epilog=EXIT_STATUS)
+@click.command(short_help="Fetch one from the mirror.")
 @run_argument
 @click.option(
     "--step",

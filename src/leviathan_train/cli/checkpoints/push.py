@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from leviathan_train.checkpoints import store
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.checkpoints import mirror_of, mirror_option, step_number
 from leviathan_train.cli.options import find_run, run_argument
 from leviathan_train.errors import LeviathanError
 from leviathan_train.ui.text import count
 
 
-@click.command(short_help="Copy them to the mirror now.", epilog=EXIT_STATUS)
+@click.command(short_help="Copy them to the mirror now.")
 @run_argument
 @click.option("--step", metavar="STEP", help="Only this one.", shell_complete=complete.steps)
 @mirror_option

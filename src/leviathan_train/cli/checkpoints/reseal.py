@@ -6,13 +6,13 @@ import click
 
 from leviathan_train.checkpoints import reseal as resealing
 from leviathan_train.checkpoints import store
-from leviathan_train.cli import EXIT_STATUS, complete
+from leviathan_train.cli import complete
 from leviathan_train.cli.checkpoints import allow, step_number
 from leviathan_train.cli.options import find_run, run_argument
 from leviathan_train.ui import text
 
 
-@click.command(short_help="Seal again one that was edited on purpose.", epilog=EXIT_STATUS)
+@click.command(short_help="Seal again one that was edited on purpose.")
 @run_argument
 @click.option(
     "--step",

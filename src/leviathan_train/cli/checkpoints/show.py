@@ -6,14 +6,13 @@ import click
 
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.store import Read
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import scan, step_number, step_option
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="Show the newest intact one.", epilog=EXIT_STATUS)
+@click.command(short_help="Show the newest intact one.")
 @run_argument
 @as_json
 def latest(run: str | None, json: bool) -> None:
@@ -24,7 +23,7 @@ def latest(run: str | None, json: bool) -> None:
     _show(run, "latest", json=json)
 
 
-@click.command(short_help="Show the best one.", epilog=EXIT_STATUS)
+@click.command(short_help="Show the best one.")
 @run_argument
 @as_json
 def best(run: str | None, json: bool) -> None:
@@ -35,7 +34,7 @@ def best(run: str | None, json: bool) -> None:
     _show(run, "best", json=json)
 
 
-@click.command(short_help="Show one of them.", epilog=EXIT_STATUS)
+@click.command(short_help="Show one of them.")
 @run_argument
 @step_option
 @as_json

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from leviathan_train.checkpoints import store
-from leviathan_train.cli import EXIT_STATUS
 from leviathan_train.cli.checkpoints import step_number, step_option
 from leviathan_train.cli.options import as_json, find_run, run_argument
 from leviathan_train.errors import DONE, FAILED
@@ -13,7 +12,7 @@ from leviathan_train.ui import checkpoints as pages
 from leviathan_train.ui import text, values
 
 
-@click.command(short_help="Read every file again and compare it.", epilog=EXIT_STATUS)
+@click.command(short_help="Read every file again and compare it.")
 @run_argument
 @step_option
 @as_json

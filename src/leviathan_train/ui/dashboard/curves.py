@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 
 from leviathan_train.run.folder import Run
 from leviathan_train.run.metrics import MetricsReader
@@ -65,10 +66,9 @@ class Curves:
         """Read what was logged since the last call, up to `session`."""
         if session != self._session:
             self._curves = {name: Curve() for name in DRAWN}
-            for earlier in self._run.sessions():
-                if earlier.id < session.id:
-                    self._open(earlier)
-                    self._read()
+            for earlier in takewhile(lambda one: one.id != session.id, self._run.sessions()):
+                self._open(earlier)
+                self._read()
             self._open(session)
         self._read()
 
