@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config import rows
-from leviathan_train.config.load import Config
+from leviathan_train.config.load import Config, entries
 from leviathan_train.config.row_types import TOKENISED, Want, fitting, messages_of, wanted
 from leviathan_train.config.rows import DataError, Row
 
@@ -57,12 +57,10 @@ def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
 
 def sources(config: Config) -> Iterator[Source]:
     """The data files of `datasets` and `test_datasets` that lie on this machine."""
-    for key in ("datasets", "test_datasets"):
-        entries = config.values.get(key)
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            if isinstance(entry, Mapping) and entry.get("path"):
-                for file, kind in _files(entry):
-                    yield Source(f"{key}[{index}]", entry, file, kind)
+    for key, index, entry in entries(config.values, "datasets", "test_datasets"):
+        if entry.get("path"):
+            for file, kind in _files(entry):
+                yield Source(f"{key}[{index}]", entry, file, kind)
 
 
 def _files(entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

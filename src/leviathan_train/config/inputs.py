@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.base_model import base_facts, is_local, model_folder, weight_files
-from leviathan_train.config.load import Config, nearest
+from leviathan_train.config.load import Config, entries, nearest
 from leviathan_train.config.requirements import is_on
 from leviathan_train.errors import UsageError
 from leviathan_train.system.files import read_json
@@ -65,16 +65,17 @@ def _check_base(config: Config) -> None:
             f"{config.path}: key base_model is missing.",
             "Add a line such as  base_model: Qwen/Qwen3-8B",
         )
-    if is_local(str(base)) and not Path(str(base)).expanduser().exists():
-        raise UsageError(
-            f"{config.path}: base_model {base} does not exist.",
-            _similar_file(Path(str(base)).expanduser())
-            or "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
-        )
-    if is_local(str(base)) and not is_on(config.values.get("reinit_weights")):
-        _check_base_files(config, Path(str(base)).expanduser())
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
-    if offline and not is_local(str(base)) and model_folder(str(base)) is None:
+    if is_local(str(base)):
+        folder = Path(str(base)).expanduser()
+        if not folder.exists():
+            raise UsageError(
+                f"{config.path}: base_model {base} does not exist.",
+                _similar_file(folder)
+                or "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
+            )
+        if not is_on(config.values.get("reinit_weights")):
+            _check_base_files(config, folder)
+    elif is_on(os.environ.get("HF_HUB_OFFLINE")) and model_folder(str(base)) is None:
         raise UsageError(
             f"{config.path}: base_model {base} is neither a folder nor in the hub's cache,"
             " and HF_HUB_OFFLINE forbids downloading it.",
@@ -139,20 +140,15 @@ def check_chat_template(config: Config) -> None:
         UsageError: the tokenizer has none, and it is asked for.
     """
     folder = model_folder(str(config.values.get("base_model")))
-    entries = config.values.get("datasets") or []
-    chats = [
-        entry
-        for entry in (entries if isinstance(entries, list) else [])
-        if isinstance(entry, Mapping) and str(entry.get("type")).startswith("chat_template")
-    ]
     named = [
         entry.get("chat_template") or config.values.get("chat_template") or _OWN_TEMPLATE
-        for entry in chats
+        for _, _, entry in entries(config.values, "datasets")
+        if str(entry.get("type")).startswith("chat_template")
     ]
-    unknown = folder is None or config.values.get("tokenizer_config") is not None
-    if unknown or _OWN_TEMPLATE not in named or config.values.get("tokenizer_use_mistral_common"):
+    if folder is None or config.values.get("tokenizer_config") is not None:
         return
-    assert folder is not None
+    if _OWN_TEMPLATE not in named or config.values.get("tokenizer_use_mistral_common"):
+        return
     settings = read_json(folder / "tokenizer_config.json")
     own = isinstance(settings, Mapping) and settings.get("chat_template")
     if not own and not any(folder.glob("chat_template*")) and any(folder.glob("tokenizer*")):
@@ -167,8 +163,8 @@ def local_datasets(config: Config) -> list[tuple[str, Path]]:
     """Key and path of each data set that is a file or folder on this machine."""
     found = []
     for key in ("datasets", "test_datasets", "pretraining_dataset"):
-        entries = config.values.get(key) or []
-        for index, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        named = config.values.get(key) or []
+        for index, entry in enumerate(named if isinstance(named, list) else [named]):
             path = entry.get("path") if isinstance(entry, Mapping) else entry
             if path and is_data_file(str(path)):
                 found.append((f"{key}[{index}].path", Path(str(path)).expanduser()))

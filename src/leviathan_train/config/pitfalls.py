@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leviathan_train.config.base_model import is_local, model_folder
 from leviathan_train.config.inputs import is_data_file
-from leviathan_train.config.load import Config, normalise
+from leviathan_train.config.load import Config, entries, normalise
 from leviathan_train.config.memory import linear_modules
 from leviathan_train.config.requirements import is_on
 from leviathan_train.system.files import read_json
@@ -60,11 +60,8 @@ def _targets(config: Config) -> Iterator[Pitfall]:
 
 
 def _entries(config: Config) -> Iterator[Pitfall]:
-    entries = config.values.get("datasets")
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if not isinstance(entry, Mapping):
-            continue
-        key, split = f"datasets[{index}]", str(entry.get("split") or "train")
+    for name, index, entry in entries(config.values, "datasets"):
+        key, split = f"{name}[{index}]", str(entry.get("split") or "train")
         path = Path(str(entry.get("path")))
         if is_data_file(str(path)) and path.is_file() and not split.startswith("train"):
             yield Pitfall(

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.data import Source
-from leviathan_train.config.load import Config
-from leviathan_train.config.memory import number
+from leviathan_train.config.load import Config, number
 from leviathan_train.config.requirements import is_on
 from leviathan_train.config.row_types import TOKENISED
 from leviathan_train.config.survey import Judged, survey
