@@ -76,13 +76,11 @@ def ask(plugins: Iterable[str], tell: Callable[[str], None] = lambda line: None)
     Raises:
         LeviathanError: Axolotl cannot be asked; the message says why.
     """
-    folders = _bundled_folders()
+    ours = {"leviathan_train", *_bundled_folders()}
     named = [name.replace(":", ".") for name in plugins]  # one name, for axolotl 0.21
-    strangers = sorted(
-        {name for name in named if not _is_ours(name) and _folder(name) not in folders}
-    )
+    strangers = sorted({name for name in named if bundled_folder(name) not in ours})
     document = _document(tuple(strangers), tell)
-    chosen = {_folder(name) for name in named}
+    chosen = {bundled_folder(name) for name in named}
     bundled = {folder: Bundled(**entry) for folder, entry in document["bundled"].items()}
     keys = dict(document["keys"])
     for folder in chosen & bundled.keys():
@@ -127,11 +125,7 @@ def holds_list(node: Node) -> bool:
     return node["type"] == "list" or any(map(holds_list, branches))
 
 
-def _is_ours(plugin: str) -> bool:
-    return plugin.startswith("leviathan_train.")
-
-
-def _folder(plugin: str) -> str:
+def bundled_folder(plugin: str) -> str:
     """The folder below axolotl.integrations of a bundled plugin.
 
     Axolotl also takes `liger.LigerPlugin` (integrations/base.py, `load_plugin`).

@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from leviathan_train.config.load import entries, nearest, number
-from leviathan_train.config.places import KeyPath, shown
+from leviathan_train.config.places import KeyPath, path_in, shown
 from leviathan_train.config.redact import redact
 from leviathan_train.config.schema import Node, Schema
 
@@ -160,22 +160,12 @@ def _refused(node: Node, value: Any, at: KeyPath) -> Iterator[Wrong]:
         details = error.errors(include_url=False)
     messages: dict[KeyPath, list[str]] = {}
     for detail in details:
-        path = _path_in(value, detail["loc"], is_missing=detail["type"] == "missing")
+        path = path_in(value, detail["loc"], is_missing=detail["type"] == "missing")
         messages.setdefault(path, []).append(detail["msg"])
     for path, texts in messages.items():
         deeper = any(other[: len(path)] == path and other != path for other in messages)
         if path and not deeper:  # of a union, the branch that the value was meant for
             yield _wrong(at, path, value, list(dict.fromkeys(texts)))
-
-
-def _path_in(value: Any, location: tuple[str | int, ...], *, is_missing: bool) -> KeyPath:
-    """A location of pydantic without the names of a union's branches."""
-    path: KeyPath = ()
-    for part in location:
-        has_item = isinstance(value, list | tuple) and part in range(len(value))
-        if has_item or (isinstance(value, Mapping) and part in value):
-            path, value = (*path, part), value[part]
-    return (*path, location[-1]) if is_missing else path
 
 
 def _wrong(at: KeyPath, path: KeyPath, value: Any, texts: list[str]) -> Wrong:

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from leviathan_train.config.arguments import LeviathanArgs
+from leviathan_train.config.schema import bundled_folder
 from leviathan_train.jobs.schema_types import ANY, keys_of, spellings
 
 # Read by load_cfg before validation, or set there for all to read (axolotl, cli/config.py).
@@ -52,7 +53,7 @@ def describe(plugins: Sequence[str]) -> dict[str, Any]:
     core = {key: node for key, node in core.items() if key in declared or key not in of_plugins}
     named = {name: named_plugin(name) for name in dict.fromkeys(plugins)}
     for name in always_loaded():
-        folder = name.removeprefix("axolotl.integrations.").split(".")[0]
+        folder = bundled_folder(name)
         more = bundled[folder][1] if folder in bundled else named_plugin(name).get("keys", {})
         core = more | core  # a plugin's validators read keys of the core too
     core |= keys_of(LeviathanArgs) | dict.fromkeys((*READ_BY_LOAD_CFG, *REPLACED), ANY)
