@@ -89,7 +89,7 @@ class CheckpointWriter:
     def save(self) -> None:
         """Write and seal the current step, unless it is sealed already; on all ranks."""
         self._sealer.wait()
-        if not self.loop.is_sealed():
+        if not store.is_sealed(self.loop.checkpoint):
             upstream.save_checkpoint(self.loop.trainer)
             self.seal()
 

@@ -206,8 +206,7 @@ class ResumeCallback(TrainerCallback):
         loop = self.loop
         sharded.load_adapter(loop.trainer, checkpoint)
         for name, same in sharded.prove_loaded(loop.trainer, checkpoint):
-            if not all(loop.ranks.gather(same)):
-                raise LeviathanError(f"The {name} did not load as {checkpoint} holds it.")
+            proof.claim(name, all(loop.ranks.gather(same)), checkpoint)
             loop.process.say(f"✅ Loaded {name}")
 
     def _make_up_evaluation(self) -> None:
