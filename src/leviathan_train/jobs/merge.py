@@ -10,12 +10,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.metadata
+import math
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -204,23 +205,16 @@ def resized(entry: Entry, shape: tuple[int, ...]) -> Entry:
     """The entry of a tensor that has another shape; `start` is no longer right."""
     if shape == entry.shape:
         return entry
-    size = FORMATS[entry.dtype].itemsize
-    for length in shape:
-        size *= length
-    return Entry(entry.dtype, shape, 0, size)
+    return Entry(entry.dtype, shape, 0, FORMATS[entry.dtype].itemsize * math.prod(shape))
 
 
 def copy_bytes(base: Any, entry: Entry, write: Callable[[bytes], None]) -> None:
     """Copy a tensor that stays as it is, whatever its format."""
     base.seek(entry.start)
-    for block in blocks(base, entry.size):
+    left = entry.size
+    while left > 0 and (block := base.read(min(left, _BLOCK))):
+        left -= len(block)
         write(block)
-
-
-def blocks(stream: Any, size: int) -> Iterator[bytes]:
-    while size > 0 and (block := stream.read(min(size, _BLOCK))):
-        size -= len(block)
-        yield block
 
 
 def write_index(file: Path, headers: dict[str, dict[str, Entry]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from leviathan_train.launch.activity import Activity, Feed
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
 from leviathan_train.run.session import Session
+from leviathan_train.system.files import free_bytes
 from leviathan_train.system.gpu import Gpu, Nvml, used_by
 from leviathan_train.system.lines import LineReader
 from leviathan_train.ui.dashboard.curves import Curves, Point
@@ -87,7 +87,7 @@ class Camera:
             learning_rates=self._curves.points("learning_rate"),
             lines=tuple(self._lines),
             gpus=used_by(_ranks(activity.session), self._gpus()) if here else (),
-            disk_free_bytes=_free(self._run.path),
+            disk_free_bytes=free_bytes(self._run.path),
         )
 
     def _read(self, session: Session) -> None:
@@ -102,10 +102,3 @@ class Camera:
 def _ranks(session: Session | None) -> frozenset[int]:
     named = session.processes() if session else {}
     return frozenset(named[role].pid for role in named if role.startswith("rank"))
-
-
-def _free(path: Path) -> int | None:
-    try:
-        return shutil.disk_usage(path).free
-    except OSError:
-        return None
