@@ -23,8 +23,8 @@ from leviathan_train.checkpoints.folder import SEAL as SEAL
 from leviathan_train.checkpoints.folder import Stat as Stat
 from leviathan_train.checkpoints.folder import file_stats as file_stats
 from leviathan_train.checkpoints.folder import leads_out as leads_out
-from leviathan_train.checkpoints.folder import stat_of
-from leviathan_train.system.files import read_bytes, read_json, sync_file, sync_folder, write_text
+from leviathan_train.checkpoints.folder import make_durable, stat_of
+from leviathan_train.system.files import read_bytes, read_json, sync_folder, write_text
 
 SEAL_VERSION = 1
 WEIGHTS_VERSION = 2
@@ -230,14 +230,11 @@ def write(path: Path, seal: Seal) -> tuple[Seal, dict[str, Stat] | None]:
     """
     stats = file_stats(path)
     stats.pop(SEAL, None)
-    folders = {path, path.parent}
     for name, found in stats.items():
         if found[0] < 0:
             raise OSError(errno.EINVAL, "no regular file", str(path / name))
-        sync_file(path / name)
-        folders.update((path / name).parents[: name.count("/") + 1])
-    for folder in folders:
-        sync_folder(folder)
+    make_durable(path, stats)
+    sync_folder(path.parent)
     for leftover in path.glob(f".{SEAL}.*.tmp"):
         leftover.unlink(missing_ok=True)
     stats = _settle(path)

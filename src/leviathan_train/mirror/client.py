@@ -49,7 +49,7 @@ def policy_of(values: Mapping[str, Any]) -> Policy | None:
     return Policy(
         keep,
         every if isinstance(every, int) and every > 0 else None,
-        1 if best is None else int(best) if isinstance(best, int) else 1,
+        int(best) if isinstance(best, int) else 1,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.folder import make_durable
 from leviathan_train.checkpoints.seal import SEAL, FaultError, digest, file_stats
 from leviathan_train.errors import LeviathanError
 from leviathan_train.mirror.copies import Copy
@@ -15,7 +16,7 @@ from leviathan_train.mirror.remote import Remote
 from leviathan_train.mirror.sealed import sha_of
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system import units
-from leviathan_train.system.files import free_bytes, is_out_of_space, sync_file, sync_folder
+from leviathan_train.system.files import free_bytes, is_out_of_space, sync_folder
 
 _BLOCK = 8 << 20
 
@@ -40,7 +41,7 @@ def fetch(run: Run, remote: Remote, copy: Copy, on_bytes: Callable[[int], None])
     _check_room(run, copy, folder)
     try:
         _download(remote, copy, folder, on_bytes)
-        _make_durable(folder)
+        make_durable(folder, file_stats(folder))
     except FaultError as fault:
         raise LeviathanError(
             f"The copy of {copy.name} at {remote.place.shown} is not what was sealed: {fault}.",
@@ -133,12 +134,3 @@ def _no_room(run: Run, copy: Copy) -> LeviathanError:
         f"No room for {copy.name} ({units.size(copy.bytes)}) on the disk of {run.path}.",
         "Free some space and type the same command again: it goes on where it ended.",
     )
-
-
-def _make_durable(folder: Path) -> None:
-    folders = {folder}
-    for name in file_stats(folder):
-        sync_file(folder / name)
-        folders.update((folder / name).parents[: name.count("/") + 1])
-    for one in folders:
-        sync_folder(one)
