@@ -4,7 +4,6 @@
 
 writes a JSON document to stdout. PLUGIN are plugins that come neither with Axolotl nor with us.
 
-    axolotl   its version
     keys      each key that a config may hold, with the type of its value
     bundled   {folder: {name, keys}}: the plugins below axolotl.integrations
     named     {PLUGIN: {keys}}, or {PLUGIN: {error}} if it cannot be loaded
@@ -60,7 +59,6 @@ def describe(plugins: Sequence[str]) -> dict[str, Any]:
     for key in NOT_FOR_USERS:
         core.pop(key, None)
     return {
-        "axolotl": importlib.metadata.version("axolotl"),
         "keys": core,
         "bundled": {
             folder: {"name": name, "keys": {k: v for k, v in keys.items() if k not in core}}
