@@ -159,10 +159,11 @@ def compare(
         yield unreadable(os.path.relpath(error.filename or path, path), error)
         return
     for name, (size, sha) in seal.files.items():
+        if name not in stats:
+            yield f"{name} is missing"
+            continue
+        found = stats[name][0]
         try:
-            if name not in stats:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            found = stats[name][0]
             if found < 0:
                 os.stat(path / name)  # names the error, where there is one
                 yield f"{name} is no regular file"

@@ -165,11 +165,11 @@ def local_datasets(config: Config) -> list[tuple[str, Path]]:
     for key in ("datasets", "test_datasets", "pretraining_dataset"):
         named = config.values.get(key) or []
         for index, entry in enumerate(named if isinstance(named, list) else [named]):
-            path = entry.get("path") if isinstance(entry, Mapping) else entry
+            given = entry if isinstance(entry, Mapping) else {"path": entry}
+            path, files = given.get("path"), given.get("data_files") or []
             if path and is_data_file(str(path)):
                 found.append((f"{key}[{index}].path", Path(str(path)).expanduser()))
-            files = entry.get("data_files") if isinstance(entry, Mapping) else None
-            for name in files if isinstance(files, list) else [files] if files else []:
+            for name in files if isinstance(files, list) else [files]:
                 if is_local(str(name)):
                     found.append((f"{key}[{index}].data_files", Path(str(name))))
     return found
