@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +113,7 @@ def _other(owner: Owner | None, run: Run) -> str:
 
 
 def _as_json(copy: Copy) -> dict[str, Any]:
-    seal = copy.seal.to_json() if copy.seal else None
-    return {
-        "name": copy.name,
-        "step": copy.step,
-        "state": copy.state,
-        "reason": copy.reason,
-        "seal_sha": copy.seal_sha,
-        "seal": seal,
-        "sizes": dict(copy.sizes),
-    }
+    return asdict(copy) | {"seal": copy.seal.to_json() if copy.seal else None}
 
 
 def pull(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[str, Any]:

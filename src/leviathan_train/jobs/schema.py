@@ -216,17 +216,15 @@ def modules_in(folder: Path) -> list[str]:
     return sorted({path.stem for path in found} - {"__init__"})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    plugins = sys.argv[1:] if arguments is None else arguments
+def main() -> None:
     # Whatever libraries print while they are imported goes to stderr.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with contextlib.redirect_stdout(sys.stderr):
-        document = describe(plugins)
+        document = describe(sys.argv[1:])
     with answer:
         json.dump(document, answer, separators=(",", ":"), sort_keys=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,8 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    (name,) = sys.argv[1:] if arguments is None else arguments
+def main() -> None:
+    (name,) = sys.argv[1:]
     text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     document = json.loads(text)
     # Whatever libraries print while they are imported goes to stderr.
@@ -130,8 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result["rows"] = survey_rows(document["config"], path)
     with answer:
         json.dump(result, answer)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

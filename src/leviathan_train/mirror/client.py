@@ -191,13 +191,5 @@ def _ask(
 
 
 def _copy(value: Mapping[str, Any]) -> Copy:
-    seal = Seal.from_json(value["seal"]) if value["seal"] else None
-    return Copy(
-        value["name"],
-        value["step"],
-        CopyState(value["state"]),
-        value["reason"],
-        value["seal_sha"],
-        seal,
-        value["sizes"],
-    )
+    state, seal = CopyState(value["state"]), Seal.from_json(value["seal"])
+    return Copy(**{**value, "state": state, "seal": seal})

@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 
 from leviathan_train.checkpoints import seal as seals
+from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.seal import SEAL, FaultError
 from leviathan_train.mirror.copies import Copy, CopyState
 from leviathan_train.mirror.place import Place
@@ -34,7 +35,6 @@ SET_ASIDE = "leviathan.superseded.json"
 """The name of a seal once its checkpoint belongs to a branch that was left."""
 _OWNER = "leviathan-mirror.json"
 _PART = ".part"
-_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _BLOCK = 8 << 20
 _WITH_FOLDERS = frozenset({"file", "local", "sftp", "ssh", "smb", "ftp"})
 """Protocols under which a folder must be made first and half a file can be seen. For others
@@ -88,7 +88,7 @@ class Remote:
             folders: dict[str, dict[str, Mapping[str, Any]]] = {}
             for path, info in found.items():
                 folder, _, file = str(path)[len(self._root) :].lstrip("/").partition("/")
-                if _NAME.fullmatch(folder) and file:
+                if store.NAME.fullmatch(folder) and file:
                     folders.setdefault(folder, {})[file] = info
             copies = [self._copy(name, files) for name, files in folders.items()]
         return sorted(copies, key=lambda copy: copy.step)
