@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leviathan_train.system.files import read_json
+from leviathan_train.system.safetensors import HeaderError, read_header
 
 PLACES = 2048
 """Places that are read of a large model, at least one in each tensor."""
@@ -187,11 +188,9 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     pieces: list[_Piece] = []
     for file in files:
-        header = _header(file) if file.suffix == ".safetensors" else None
-        if header is None:
-            pieces.append(_Piece(file.name, _checksums(file), file, 0, file.stat().st_size))
-        else:
-            pieces += header
+        pieces += _tensors(file) or [
+            _Piece(file.name, _checksums(file), file, 0, file.stat().st_size)
+        ]
     total = sum(piece.size for piece in pieces)
     for piece in sorted(pieces):
         digest.update(f"{piece.name} {piece.kind} {piece.size}\n".encode())
@@ -210,25 +209,16 @@ class _Piece(NamedTuple):
     size: int
 
 
-def _header(file: Path) -> list[_Piece] | None:
-    """The tensors of a safetensors file; None if it is not a sound one."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(min(length, 1 << 28)))
-            header.pop("__metadata__", None)
-            return [
-                _Piece(
-                    name,
-                    f"{entry['dtype']} {entry['shape']}",
-                    file,
-                    8 + length + entry["data_offsets"][0],
-                    entry["data_offsets"][1] - entry["data_offsets"][0],
-                )
-                for name, entry in header.items()
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return None
+def _tensors(file: Path) -> list[_Piece]:
+    """The tensors of a safetensors file; none of one that is not sound, or another kind of file."""
+    try:
+        header = read_header(file) if file.suffix == ".safetensors" else {}
+    except HeaderError:
+        return []
+    return [
+        _Piece(name, f"{entry.dtype} {list(entry.shape)}", file, entry.start, entry.size)
+        for name, entry in header.items()
+    ]
 
 
 def _checksums(file: Path) -> str:
