@@ -76,10 +76,8 @@ class _Strategies:
         if strategy.supports_batched:
             made = strategy.tokenize_prompt({name: [value] for name, value in row.items()})
             # A long text of `completion` becomes several rows, each of which fits.
-            lengths = [len(ids) for ids in made["input_ids"]] or [0]
-            labels = [label for part in made["labels"] for label in part]
-            counted = sum(label != _IGNORED for label in labels)
-            return Judged(max(lengths) if len(lengths) > 1 else lengths[0], counted)
+            longest = max(made["input_ids"], key=len, default=())
+            return _judged(longest, [label for part in made["labels"] for label in part])
         made = strategy.tokenize_prompt(row)
         return _judged(made["input_ids"], made["labels"])
 
