@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -225,17 +225,17 @@ def read_state(path: Path) -> dict[str, Any]:
     return structure.read_state(path)
 
 
-def latest(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+def latest(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The newest intact checkpoint."""
     return next((found for found in reversed(checkpoints) if found.intact), None)
 
 
-def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The first of `ranked`."""
     return next(iter(ranked(checkpoints)), None)
 
 
-def ranked(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+def ranked(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The intact checkpoints by their metric, the best first: the config's own, else eval loss.
 
     The one that transformers itself tracks as best, as the newest knows it, comes first; of the

@@ -15,7 +15,7 @@ from leviathan_train.config.base_model import base_facts, is_local, model_folder
 from leviathan_train.config.load import Config, entries, nearest
 from leviathan_train.config.requirements import is_on
 from leviathan_train.errors import UsageError
-from leviathan_train.system.files import read_json
+from leviathan_train.system.files import read_object
 
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tekken.json")
 _OWN_TEMPLATE = "tokenizer_default"
@@ -110,8 +110,7 @@ def _check_base_files(config: Config, folder: Path) -> None:
                 f"Fetch it:  git -C {shlex.quote(str(folder))} lfs pull",
             )
     for index in folder.glob("*.safetensors.index.json"):
-        named = read_json(index)
-        shards = set((named.get("weight_map") or {}).values()) if isinstance(named, dict) else set()
+        shards = set((read_object(index).get("weight_map") or {}).values())
         if gone := sorted(name for name in shards if not (folder / str(name)).exists()):
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
             raise UsageError(f"{where}: {gone[0]}{more} is missing.", again)
@@ -149,8 +148,7 @@ def check_chat_template(config: Config) -> None:
         return
     if _OWN_TEMPLATE not in named or config.values.get("tokenizer_use_mistral_common"):
         return
-    settings = read_json(folder / "tokenizer_config.json")
-    own = isinstance(settings, Mapping) and settings.get("chat_template")
+    own = read_object(folder / "tokenizer_config.json").get("chat_template")
     if not own and not any(folder.glob("chat_template*")) and any(folder.glob("tokenizer*")):
         raise UsageError(
             f"{config.path}: the tokenizer of {config.values['base_model']} has no chat template,"

@@ -23,7 +23,7 @@ from typing import Any
 
 from leviathan_train import __version__
 from leviathan_train.errors import LeviathanError
-from leviathan_train.system.files import read_json, write_text
+from leviathan_train.system.files import read_object, write_text
 
 JOB = "leviathan_train.jobs.schema"
 TIMEOUT = 300.0
@@ -152,8 +152,8 @@ def _document(strangers: Sequence[str], tell: Callable[[str], None]) -> dict[str
     digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:20]
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     file = Path(home) / "leviathan" / "schema" / f"{digest}.json"
-    kept = read_json(file)
-    if isinstance(kept, dict) and kept.get("state") == state:
+    kept = read_object(file)
+    if kept.get("state") == state:
         return dict(kept["answer"])
     tell("Asking Axolotl which keys it knows: some seconds, once for each version of it.")
     answer = _run_job(strangers)

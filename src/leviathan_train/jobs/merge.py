@@ -29,7 +29,7 @@ from leviathan_train.jobs.merge_answers import compare_answers
 from leviathan_train.jobs.reference import FORMATS, Reference, Weights
 from leviathan_train.merge.base import INDEX, weight_files
 from leviathan_train.merge.job import Event, FileWritten, Job, Merged, Progress, Refused, encode
-from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.files import read_object, write_json
 from leviathan_train.system.safetensors import Entry, read_header, write_header
 
 LIBRARIES = ("axolotl", "transformers", "peft", "torch", "bitsandbytes")
@@ -181,7 +181,7 @@ class Merge:
                 "Put the base's tokenizer files beside the adapter.",
             )
         end = AutoTokenizer.from_pretrained(self.out).eos_token_id
-        stops = (read_json(self.out / "generation_config.json") or {}).get("eos_token_id", end)
+        stops = read_object(self.out / "generation_config.json").get("eos_token_id", end)
         stops = stops if isinstance(stops, list) else [stops]
         if end is not None and end not in stops:
             edit_config(self.out / "generation_config.json", eos_token_id=[end, *stops])
@@ -226,7 +226,7 @@ def write_index(file: Path, headers: dict[str, dict[str, Entry]]) -> None:
 
 def edit_config(file: Path, **values: Any) -> None:
     """Set values in a model's config, in the part for text too if it names them."""
-    config = read_json(file)
+    config = read_object(file)
     text = config.get("text_config")
     if isinstance(text, dict) and values.keys() & text.keys():
         text.update(values)
