@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
 import math
 import os
 import re
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from leviathan_train import __version__
+from leviathan_train.config.versions import installed
 from leviathan_train.errors import LeviathanError
 from leviathan_train.jobs.merge_answers import compare_answers
 from leviathan_train.jobs.reference import FORMATS, Reference, Weights
@@ -92,8 +91,7 @@ class Merge:
             largest_rounding=self.largest_rounding,
             untied=sorted(untied),
             logits=logits,
-            versions={"leviathan": __version__}
-            | {name: importlib.metadata.version(name) for name in LIBRARIES},
+            versions=installed(LIBRARIES),
         )
 
     def _vocabulary(self, untied: Collection[str]) -> int | None:
