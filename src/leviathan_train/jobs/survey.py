@@ -21,7 +21,7 @@ SECONDS = 15.0
 _IGNORED = -100
 
 
-def survey_rows(values: Mapping[str, Any], path: str, seconds: float = SECONDS) -> dict[str, Any]:
+def survey_rows(values: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Look at the rows of a config's local data files.
 
     Args:
@@ -38,7 +38,7 @@ def survey_rows(values: Mapping[str, Any], path: str, seconds: float = SECONDS) 
             judge = _Strategies(values)
         except Exception as error:  # the tokenizer is not here, or not of a kind that is known
             unknown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return survey(config, judge, unknown=unknown, seconds=seconds).as_json()
+    return survey(config, judge, unknown=unknown, seconds=SECONDS).as_json()
 
 
 def _not_judged(values: Mapping[str, Any]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,23 +49,12 @@ class Snapshot:
 
 
 class Camera:
-    """Takes snapshots of a run, each from what changed since the one before.
+    """Takes snapshots of a run, each from what changed since the one before."""
 
-    Args:
-        gpus: reads the GPUs of this machine.
-        now: tells the time.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        *,
-        gpus: Callable[[], tuple[Gpu, ...]] | None = None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._gpus = gpus or Nvml()
-        self._feed = Feed(run, now=now)
+        self._gpus = Nvml()
+        self._feed = Feed(run)
         self._curves = Curves(run)
         self._target = lookup.shortest_name(run)
         self._screen = LineReader(Path())
