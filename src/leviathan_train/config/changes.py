@@ -18,6 +18,7 @@ from leviathan_train.config.base_model import has_fingerprint, same_base
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.inputs import DataFacts, changed_data, config_base_facts
 from leviathan_train.config.load import PLUGIN, Config, normalise, number
+from leviathan_train.config.redact import redact
 
 _STEP_KEYS = frozenset({"gradient_accumulation_steps", "batch_size"})
 
@@ -73,6 +74,12 @@ class Change:
     effect: Effect
     why: str
     topic: Topic = Topic.SETTING
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The values as people see them: without credentials, in at most 60 characters each."""
+        old, new = (redact({self.key: value})[self.key] for value in (self.old, self.new))
+        return _shown(old), _shown(new)
 
     @property
     def needs_yes(self) -> bool:
@@ -249,6 +256,11 @@ def _of_adapter(adapter: Mapping[str, Any] | None, config: Config) -> Iterator[t
     base, new = adapter.get("base_model_name_or_path"), values.get("base_model")
     if base and new and Path(str(base)).name != Path(str(new)).name:
         yield "base_model", base
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _data_change(path: Path, was: DataFacts) -> Change:

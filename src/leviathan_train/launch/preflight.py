@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.final import finished_at
@@ -26,7 +25,6 @@ from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.config.pitfalls import pitfalls
-from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, cost, mirrored, resume
 from leviathan_train.launch.disk import forecast
@@ -242,19 +240,14 @@ _HINTS: Mapping[Level, str] = {
 
 
 def _changed(change: Change) -> Finding:
-    old, new = (redact({change.key: it})[change.key] for it in (change.old, change.new))
+    old, new = change.shown
     level = _LEVELS.get(change.effect, Level.OK)
     return Finding(
         level,
         Topic.RESUME,
-        f"{change.key} changed from {_short(old)} to {_short(new)}: {change.effect}: {change.why}.",
+        f"{change.key} changed from {old} to {new}: {change.effect}: {change.why}.",
         _HINTS[level] if change.needs_yes or level is Level.ERROR else None,
     )
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _devices() -> str:

@@ -307,20 +307,10 @@ def _span(first: Any, last: Any, between: str) -> str:
 
 def changes(found: Sequence[Change]) -> list[str]:
     """The lines that tell what changed since the checkpoint, and what each change does."""
-    from leviathan_train.config.redact import redact
-
-    lines = []
-    for change in found:
-        old, new = (redact({change.key: value})[change.key] for value in (change.old, change.new))
-        lines.append(
-            f"   {change.key}: {_short(old)} -> {_short(new)}: {change.effect} ({change.why})"
-        )
-    return lines
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return [
+        f"   {change.key}: {' -> '.join(change.shown)}: {change.effect} ({change.why})"
+        for change in found
+    ]
 
 
 def selftest(value: Any) -> None:
