@@ -33,7 +33,6 @@ _FOR_RESUMES = re.compile(
     r"(optimizer|scheduler|scaler|rng_state|trainer_state|tokens_state|training_args)\b.*"
     r"|rng_state_\d+\.pth|latest|zero_to_fp32\.py"
 )
-_BLOCK = 1 << 20
 _TICK = 20_000_000
 """Nanoseconds: a file's times are as fine as the kernel's clock tick, 10 ms at worst. Two
 changes within one tick look like one."""
@@ -200,7 +199,7 @@ def sealed_outside(path: Path, stats: Mapping[str, Stat], outside: set[str]) -> 
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a regular file, read in large blocks so that other threads can go on.
+    """SHA-256 of a regular file.
 
     Raises:
         OSError: it cannot be read, or is none: a pipe would never end.
@@ -209,11 +208,8 @@ def digest(path: Path) -> str:
 
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "no regular file", str(path))
-    sha = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
-        while block := stream.read(_BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write(path: Path, seal: Seal) -> tuple[Seal, dict[str, Stat] | None]:

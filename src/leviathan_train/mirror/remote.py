@@ -205,11 +205,8 @@ class Remote:
             )
 
     def _digest(self, target: str) -> str:
-        sha = hashlib.sha256()
         with self._fs.open(target, "rb", block_size=_BLOCK) as stream:
-            while block := stream.read(_BLOCK):
-                sha.update(block)
-        return sha.hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def read(self, name: str, file: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of a file, or those from `start` to before `end`."""
