@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.inputs import DataFacts, changed_data, config_base_facts
 from leviathan_train.config.load import PLUGIN, Config, normalise, number
 from leviathan_train.config.redact import redact
+from leviathan_train.system.units import clock
 
 _STEP_KEYS = frozenset({"gradient_accumulation_steps", "batch_size"})
 
@@ -276,8 +276,7 @@ def _data_change(path: Path, was: DataFacts) -> Change:
 
 
 def _stamp(facts: DataFacts) -> str:
-    changed = datetime.fromtimestamp(facts.mtime_ns // 10**9).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{facts.bytes} bytes of {changed}"
+    return f"{facts.bytes} bytes of {clock(facts.mtime_ns // 10**9)}"
 
 
 def _meaning(key: str, value: Any) -> Any:

@@ -16,7 +16,7 @@ from leviathan_train.mirror.remote import Remote
 from leviathan_train.mirror.sealed import sha_of
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system import units
-from leviathan_train.system.files import free_bytes, is_out_of_space, sync_folder
+from leviathan_train.system.files import folder_bytes, free_bytes, is_out_of_space, sync_folder
 
 _BLOCK = 8 << 20
 
@@ -79,7 +79,7 @@ def _download(remote: Remote, copy: Copy, folder: Path, on_bytes: Callable[[int]
     assert copy.seal is not None
 
     def count() -> None:
-        on_bytes(_bytes_in(folder))
+        on_bytes(folder_bytes(folder))
 
     for file, (size, sha) in copy.seal.files.items():
         parts = PurePosixPath(file).parts
@@ -121,12 +121,8 @@ def _complete(
 
 def _check_room(run: Run, copy: Copy, folder: Path) -> None:
     free = free_bytes(run.path)
-    if free is not None and free < copy.bytes - _bytes_in(folder):
+    if free is not None and free < copy.bytes - folder_bytes(folder):
         raise _no_room(run, copy)
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(max(0, found[0]) for found in file_stats(folder).values())
 
 
 def _no_room(run: Run, copy: Copy) -> LeviathanError:
