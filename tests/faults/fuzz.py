@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found]  # of no use but here
+import atheris
 
 with atheris.instrument_imports(include=["leviathan_train"]):
     from leviathan_train.checkpoints import seal as seals

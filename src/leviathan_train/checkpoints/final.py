@@ -52,7 +52,7 @@ def finished_at(run: Run, found: Sequence[Checkpoint]) -> int | None:
         end = session.end
         return end.step if end and end.kind is Ending.FINISHED else None
     # Plain Axolotl: the last checkpoint is of the last step, and the final adapter is there.
-    newest = store.latest(list(found))
+    newest = store.latest(found)
     final = any(run.path.glob("adapter_model.*")) or any(run.path.glob("model*.safetensors"))
     if newest and final and newest.facts.max_steps == newest.step:
         return newest.step

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
+
+from leviathan_train.system.files import sync_file, sync_folder
 
 SEAL = "leviathan.json"
 
@@ -41,6 +44,16 @@ def file_stats(path: Path, outside: set[str] | None = None) -> dict[str, Stat]:
                 else:
                     found[name] = stat_of(entry.path)
     return found
+
+
+def make_durable(path: Path, names: Iterable[str]) -> None:
+    """Force files below `path`, and the folders that lead to them, to disk."""
+    folders = {path}
+    for name in names:
+        sync_file(path / name)
+        folders.update((path / name).parents[: name.count("/") + 1])
+    for folder in folders:
+        sync_folder(folder)
 
 
 def stat_of(path: str) -> Stat:

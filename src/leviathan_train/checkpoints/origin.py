@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from leviathan_train.checkpoints.store import Checkpoint, ranks_of
 from leviathan_train.checkpoints.structure import STATE_BYTES
 from leviathan_train.config.changes import Origin
-from leviathan_train.system.files import read_json
+from leviathan_train.system.files import read_json, read_object
 
 
 def origin_of(checkpoint: Checkpoint) -> Origin:
@@ -18,11 +18,10 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
         inputs = seal.trainer.get("inputs") or {}
         return Origin(step, epoch, ranks, seal.config, inputs, seal.versions)
     adapter = read_json(checkpoint.path / "adapter_config.json")
-    state = read_json(checkpoint.path / "trainer_state.json", STATE_BYTES)
     return Origin(
         step,
         epoch,
         ranks,
         adapter_config=adapter if isinstance(adapter, Mapping) else None,
-        trainer_state=state if isinstance(state, Mapping) else {},
+        trainer_state=read_object(checkpoint.path / "trainer_state.json", STATE_BYTES),
     )

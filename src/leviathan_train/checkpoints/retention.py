@@ -165,7 +165,7 @@ def in_use(
         used[launch.resume_step] = "the training resumed from it"
     if status:
         used.setdefault(status.step, "in use by the running training")
-    newest = checkpoints.latest(list(found))
+    newest = checkpoints.latest(found)
     if newest and newest.facts.best_step:
         used.setdefault(newest.facts.best_step, "the training may load it at its end")
     return used

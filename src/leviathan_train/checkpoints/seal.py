@@ -23,8 +23,8 @@ from leviathan_train.checkpoints.folder import SEAL as SEAL
 from leviathan_train.checkpoints.folder import Stat as Stat
 from leviathan_train.checkpoints.folder import file_stats as file_stats
 from leviathan_train.checkpoints.folder import leads_out as leads_out
-from leviathan_train.checkpoints.folder import stat_of
-from leviathan_train.system.files import read_bytes, read_json, sync_file, sync_folder, write_text
+from leviathan_train.checkpoints.folder import make_durable, stat_of
+from leviathan_train.system.files import read_bytes, read_json, sync_folder, write_text
 
 SEAL_VERSION = 1
 WEIGHTS_VERSION = 2
@@ -33,7 +33,6 @@ _FOR_RESUMES = re.compile(
     r"(optimizer|scheduler|scaler|rng_state|trainer_state|tokens_state|training_args)\b.*"
     r"|rng_state_\d+\.pth|latest|zero_to_fp32\.py"
 )
-_BLOCK = 1 << 20
 _TICK = 20_000_000
 """Nanoseconds: a file's times are as fine as the kernel's clock tick, 10 ms at worst. Two
 changes within one tick look like one."""
@@ -159,10 +158,11 @@ def compare(
         yield unreadable(os.path.relpath(error.filename or path, path), error)
         return
     for name, (size, sha) in seal.files.items():
+        if name not in stats:
+            yield f"{name} is missing"
+            continue
+        found = stats[name][0]
         try:
-            if name not in stats:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            found = stats[name][0]
             if found < 0:
                 os.stat(path / name)  # names the error, where there is one
                 yield f"{name} is no regular file"
@@ -199,7 +199,7 @@ def sealed_outside(path: Path, stats: Mapping[str, Stat], outside: set[str]) -> 
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a regular file, read in large blocks so that other threads can go on.
+    """SHA-256 of a regular file.
 
     Raises:
         OSError: it cannot be read, or is none: a pipe would never end.
@@ -208,11 +208,8 @@ def digest(path: Path) -> str:
 
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "no regular file", str(path))
-    sha = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
-        while block := stream.read(_BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write(path: Path, seal: Seal) -> tuple[Seal, dict[str, Stat] | None]:
@@ -230,14 +227,11 @@ def write(path: Path, seal: Seal) -> tuple[Seal, dict[str, Stat] | None]:
     """
     stats = file_stats(path)
     stats.pop(SEAL, None)
-    folders = {path, path.parent}
     for name, found in stats.items():
         if found[0] < 0:
             raise OSError(errno.EINVAL, "no regular file", str(path / name))
-        sync_file(path / name)
-        folders.update((path / name).parents[: name.count("/") + 1])
-    for folder in folders:
-        sync_folder(folder)
+    make_durable(path, stats)
+    sync_folder(path.parent)
     for leftover in path.glob(f".{SEAL}.*.tmp"):
         leftover.unlink(missing_ok=True)
     stats = _settle(path)

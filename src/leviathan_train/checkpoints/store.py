@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command, is_run
 from leviathan_train.system.files import sync_folder
 
-_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+"""How the folder of a checkpoint is called."""
 WEIGHTS_ONLY = "only its adapter weights were kept"
 """Why nothing can be resumed from a checkpoint that was stripped."""
 
@@ -59,7 +60,7 @@ def folders(run: Run) -> list[tuple[int, Path]]:
     try:
         with os.scandir(run.path) as entries:
             for entry in entries:
-                match = _NAME.fullmatch(entry.name)
+                match = NAME.fullmatch(entry.name)
                 if match and entry.is_dir(follow_symlinks=False):
                     found.append((int(match[1]), run.path / entry.name))
     except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +95,7 @@ def inspect(
     What was found before is trusted while size, mtime, ctime and inode of each of its files
     are the same.
     """
-    match = _NAME.fullmatch(path.name)
+    match = NAME.fullmatch(path.name)
     number = int(match[1]) if match else -1
     outside: set[str] = set()
     try:
@@ -224,17 +225,17 @@ def read_state(path: Path) -> dict[str, Any]:
     return structure.read_state(path)
 
 
-def latest(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+def latest(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The newest intact checkpoint."""
     return next((found for found in reversed(checkpoints) if found.intact), None)
 
 
-def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The first of `ranked`."""
     return next(iter(ranked(checkpoints)), None)
 
 
-def ranked(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+def ranked(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The intact checkpoints by their metric, the best first: the config's own, else eval loss.
 
     The one that transformers itself tracks as best, as the newest knows it, comes first; of the
@@ -299,7 +300,7 @@ def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:
                 return candidate
         raise no_such_step(run, number, [found.step for found in checkpoints])
     path = Path(choice).resolve()
-    if path.is_dir() and _NAME.fullmatch(path.name):
+    if path.is_dir() and NAME.fullmatch(path.name):
         return inspect(Run(path.parent), path)
     if is_run(path):
         other = Run(path)

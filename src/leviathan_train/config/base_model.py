@@ -1,4 +1,4 @@
-"""The base model that a config names: where it is, and whether it is still the same one.
+"""The base model that a config names: where it is, its shape, and whether it is still the same.
 
 A base model is known by its weights. Two fine-tunes of one base have the same
 `config.json`, the same names and shapes, and the same size in bytes.
@@ -12,8 +12,12 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from leviathan_train.system.files import read_json
+from leviathan_train.system.safetensors import HeaderError, read_header
 
 PLACES = 2048
 """Places that are read of a large model, at least one in each tensor."""
@@ -52,6 +56,49 @@ def model_folder(name: str, revision: str | None = None) -> Path | None:
         return cached / "snapshots" / commit
     found = [path for path in cached.glob("snapshots/*") if (path / "config.json").exists()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a `config.json` tells of a decoder of the Llama kind.
+
+    Attributes:
+        queries, pairs: width of all queries of a layer, and of its keys and its values.
+        norms_heads: whether queries and keys are normalised.
+    """
+
+    hidden: int
+    layers: int
+    queries: int
+    pairs: int
+    inner: int
+    vocabulary: int
+    norms_heads: bool
+
+
+def shape_of(folder: Path) -> Shape | str:
+    """The shape of the model in `folder`, or what is missing to tell it."""
+    found = read_json(folder / "config.json")
+    if not isinstance(found, Mapping):
+        return f"{folder} has no config.json"
+    text = found.get("text_config")
+    told = text if isinstance(text, Mapping) else found
+    if any(key in told for key in ("num_experts", "num_local_experts", "n_routed_experts")):
+        return "of a mixture of experts it depends on the rows"
+    try:
+        hidden, heads = int(told["hidden_size"]), int(told["num_attention_heads"])
+        head = int(told.get("head_dim") or hidden // heads)
+        return Shape(
+            hidden,
+            int(told["num_hidden_layers"]),
+            heads * head,
+            int(told.get("num_key_value_heads") or heads) * head,
+            int(told["intermediate_size"]),
+            int(told["vocab_size"]),
+            str(told.get("model_type")) in {"qwen3", "gemma3_text"},
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return f"the shape in {folder / 'config.json'} is not known"
 
 
 def base_facts(name: str, revision: str | None = None) -> dict[str, Any]:
@@ -141,11 +188,9 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     pieces: list[_Piece] = []
     for file in files:
-        header = _header(file) if file.suffix == ".safetensors" else None
-        if header is None:
-            pieces.append(_Piece(file.name, _checksums(file), file, 0, file.stat().st_size))
-        else:
-            pieces += header
+        pieces += _tensors(file) or [
+            _Piece(file.name, _checksums(file), file, 0, file.stat().st_size)
+        ]
     total = sum(piece.size for piece in pieces)
     for piece in sorted(pieces):
         digest.update(f"{piece.name} {piece.kind} {piece.size}\n".encode())
@@ -164,25 +209,16 @@ class _Piece(NamedTuple):
     size: int
 
 
-def _header(file: Path) -> list[_Piece] | None:
-    """The tensors of a safetensors file; None if it is not a sound one."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(min(length, 1 << 28)))
-            header.pop("__metadata__", None)
-            return [
-                _Piece(
-                    name,
-                    f"{entry['dtype']} {entry['shape']}",
-                    file,
-                    8 + length + entry["data_offsets"][0],
-                    entry["data_offsets"][1] - entry["data_offsets"][0],
-                )
-                for name, entry in header.items()
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return None
+def _tensors(file: Path) -> list[_Piece]:
+    """The tensors of a safetensors file; none of one that is not sound, or another kind of file."""
+    try:
+        header = read_header(file) if file.suffix == ".safetensors" else {}
+    except HeaderError:
+        return []
+    return [
+        _Piece(name, f"{entry.dtype} {list(entry.shape)}", file, entry.start, entry.size)
+        for name, entry in header.items()
+    ]
 
 
 def _checksums(file: Path) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leviathan_train.config.load import normalise
+from leviathan_train.config.load import normalise, number
 
 
 def micro_batch(values: Mapping[str, Any]) -> int:
     """Rows that one process takes at a time."""
-    return _count(values, "micro_batch_size") or 1
+    return number(values, "micro_batch_size", 1)
 
 
 def accumulation(values: Mapping[str, Any]) -> int:
     """Micro-batches of a process in a step, as Axolotl reckons them from either key."""
-    if own := _count(values, "gradient_accumulation_steps"):
+    if own := number(values, "gradient_accumulation_steps"):
         return own
-    rows = _count(values, "batch_size") or micro_batch(values)
+    rows = number(values, "batch_size", micro_batch(values))
     return max(1, rows // micro_batch(values))
 
 
@@ -54,10 +54,5 @@ def _groups(values: Mapping[str, Any], processes: int) -> int:
     """Groups of processes that take rows of their own; those of one group share a row."""
     shared = 1
     for key in ("tensor_parallel_size", "context_parallel_size"):
-        shared *= _count(values, key) or 1
+        shared *= number(values, key, 1)
     return max(1, processes // shared)
-
-
-def _count(values: Mapping[str, Any], key: str) -> int:
-    value = normalise(values.get(key))
-    return int(value) if isinstance(value, int | float) and value > 0 else 0

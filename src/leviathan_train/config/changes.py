@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from leviathan_train.config import batch, effects, versions
 from leviathan_train.config.base_model import has_fingerprint, same_base
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.inputs import DataFacts, changed_data, config_base_facts
-from leviathan_train.config.load import PLUGIN, Config, normalise
+from leviathan_train.config.load import PLUGIN, Config, normalise, number
+from leviathan_train.config.redact import quoted
+from leviathan_train.system.units import clock
 
 _STEP_KEYS = frozenset({"gradient_accumulation_steps", "batch_size"})
 
@@ -73,6 +74,11 @@ class Change:
     effect: Effect
     why: str
     topic: Topic = Topic.SETTING
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The values as people see them: without credentials, in at most 60 characters each."""
+        return quoted(self.key, self.old), quoted(self.key, self.new)
 
     @property
     def needs_yes(self) -> bool:
@@ -154,7 +160,7 @@ def _effect(key: str, origin: Origin, config: Config) -> tuple[Effect, str]:
         return Effect.NONE, effects.NO_EFFECT[key]
     if key in {"max_steps", "num_epochs"} and (past := _already_past(config.values, origin)):
         return Effect.REFUSED, past
-    if key == "num_epochs" and _max_steps(config.values):
+    if key == "num_epochs" and number(config.values, "max_steps"):
         return Effect.NONE, "max_steps decides when training ends"
     schedulers = {str(values.get(key)) for values in (origin.settings, config.values)}
     if key == "lr_scheduler" and effects.OWN_STATE & schedulers:
@@ -175,21 +181,14 @@ def _balanced(change: Change, origin: Origin, config: Config) -> Change:
     if change.effect is not Effect.ORDER or not balances:
         return change
     why = "balance_labels cannot resume with other batches"
-    return Change(change.key, change.old, change.new, Effect.REFUSED, why, change.topic)
-
-
-def _max_steps(values: Mapping[str, Any]) -> int | None:
-    """The number of steps that the config fixes; None if the epochs decide."""
-    steps = normalise(values.get("max_steps"))
-    return int(steps) if isinstance(steps, int | float) and steps > 0 else None
+    return replace(change, effect=Effect.REFUSED, why=why)
 
 
 def _already_past(values: Mapping[str, Any], origin: Origin) -> str:
     """Why there is nothing left to train for this config; empty if there is."""
-    if steps := _max_steps(values):
-        if steps < origin.step:
-            return f"the checkpoint is already past it, at step {origin.step}"
-        return ""
+    if steps := number(values, "max_steps"):
+        past = f"the checkpoint is already past it, at step {origin.step}"
+        return past if steps < origin.step else ""
     epochs = normalise(values.get("num_epochs") or 1)
     if isinstance(epochs, int | float) and origin.epoch and epochs < origin.epoch:
         return f"the checkpoint is already past it, at epoch {origin.epoch:.2f}"
@@ -228,7 +227,7 @@ def _unsealed(origin: Origin, config: Config) -> Iterator[Change]:
     if old and _meaning("micro_batch_size", values.get("micro_batch_size")) != old:
         key = "micro_batch_size"
         yield Change(key, old, values.get(key), Effect.ORDER, effects.ORDER[key])
-    if past := _max_steps(values) and _already_past(values, origin):
+    if past := number(values, "max_steps") and _already_past(values, origin):
         old = origin.trainer_state.get("max_steps")
         yield Change("max_steps", old, values.get("max_steps"), Effect.REFUSED, past)
 
@@ -271,17 +270,15 @@ def _data_change(path: Path, was: DataFacts) -> Change:
 
 
 def _stamp(facts: DataFacts) -> str:
-    changed = datetime.fromtimestamp(facts.mtime_ns // 10**9).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{facts.bytes} bytes of {changed}"
+    return f"{facts.bytes} bytes of {clock(facts.mtime_ns // 10**9)}"
 
 
 def _meaning(key: str, value: Any) -> Any:
     """A value in a form in which equal meanings are equal."""
     value = normalise(value)
-    if value is None or value is False or value == [] or value == {}:
-        value = effects.DEFAULTS.get(key) if value is None else (value or None)
-        value = None if value in (False, 0, [], {}) else value
-    if key in effects.DEFAULTS and value == 0:
+    if value is None:
+        value = effects.DEFAULTS.get(key)
+    if value is False or value in ([], {}) or (value == 0 and key in effects.DEFAULTS):
         value = None
     if key in {"lora_target_modules", "lora_modules_to_save"} and isinstance(value, list):
         return sorted(map(str, value))

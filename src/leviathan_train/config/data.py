@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config import rows
-from leviathan_train.config.load import Config
+from leviathan_train.config.load import Config, entries
 from leviathan_train.config.row_types import TOKENISED, Want, fitting, messages_of, wanted
 from leviathan_train.config.rows import DataError, Row
 
@@ -52,17 +52,15 @@ def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
         except DataError as fault:
             yield fault
         except OSError as error:
-            yield DataError(f"{source.file}", f"cannot be read: {error.strerror}.", "Check it.")
+            yield DataError(f"{source.file} cannot be read: {error.strerror}.", "Check it.")
 
 
 def sources(config: Config) -> Iterator[Source]:
     """The data files of `datasets` and `test_datasets` that lie on this machine."""
-    for key in ("datasets", "test_datasets"):
-        entries = config.values.get(key)
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            if isinstance(entry, Mapping) and entry.get("path"):
-                for file, kind in _files(entry):
-                    yield Source(f"{key}[{index}]", entry, file, kind)
+    for key, index, entry in entries(config.values, "datasets", "test_datasets"):
+        if entry.get("path"):
+            for file, kind in _files(entry):
+                yield Source(f"{key}[{index}]", entry, file, kind)
 
 
 def _files(entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -123,9 +121,8 @@ def _check_columns(
         hint = "Separate the cells by commas."
     plural = "s" if len(want.columns) > 1 else ""
     raise DataError(
-        f"{config.path}: {source.key}:",
-        f"type: {want.label} wants the column{plural} {' and '.join(want.columns)};"
-        f" {source.file} has {names}.",
+        f"{config.path}: {source.key}: type: {want.label} wants the column{plural}"
+        f" {' and '.join(want.columns)}; {source.file} has {names}.",
         hint,
     )
 
@@ -139,8 +136,7 @@ def _check_row(source: Source, want: Want, row: Row) -> None:
         if value is not None and not isinstance(value, str):
             told = {dict: "an object", list: "a list", bool: "true or false"}.get(type(value))
             raise DataError(
-                where,
-                f"column {want.answer} holds {told or 'a number'}, not a text.",
+                f"{where} column {want.answer} holds {told or 'a number'}, not a text.",
                 'Write it in quotes:  "..."',
             )
 
@@ -151,13 +147,13 @@ def _check_messages(where: str, want: Want, row: Row) -> None:
     if messages is None:
         fits = fitting(row.values, row.values)
         hint = f"What would fit:  {fits}" if fits else "Write a list of messages there."
-        raise DataError(where, f"column {column} holds no list of messages.", hint)
+        raise DataError(f"{where} column {column} holds no list of messages.", hint)
     if not messages:
-        raise DataError(where, f"column {column} holds no message.", "Remove the row.")
+        raise DataError(f"{where} column {column} holds no message.", "Remove the row.")
     for message in messages:
         if not isinstance(message, Mapping) or message.get(str(want.role)) is None:
             keys = ", ".join(message) if isinstance(message, Mapping) else repr(message)[:40]
             hint = f'Each message is:  {{"{want.role}": "user", "{want.content}": "..."}}'
             if isinstance(message, Mapping) and {"from", "value"} <= message.keys():
                 hint = "Add  message_property_mappings: {role: from, content: value}"
-            raise DataError(where, f"a message has no {want.role}; it has {keys}.", hint)
+            raise DataError(f"{where} a message has no {want.role}; it has {keys}.", hint)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.base_model import base_facts, is_local, model_folder, weight_files
-from leviathan_train.config.load import Config, nearest
+from leviathan_train.config.load import Config, entries, nearest
 from leviathan_train.config.requirements import is_on
 from leviathan_train.errors import UsageError
-from leviathan_train.system.files import read_json
+from leviathan_train.system.files import read_object
 
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tekken.json")
 _OWN_TEMPLATE = "tokenizer_default"
@@ -65,16 +65,17 @@ def _check_base(config: Config) -> None:
             f"{config.path}: key base_model is missing.",
             "Add a line such as  base_model: Qwen/Qwen3-8B",
         )
-    if is_local(str(base)) and not Path(str(base)).expanduser().exists():
-        raise UsageError(
-            f"{config.path}: base_model {base} does not exist.",
-            _similar_file(Path(str(base)).expanduser())
-            or "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
-        )
-    if is_local(str(base)) and not is_on(config.values.get("reinit_weights")):
-        _check_base_files(config, Path(str(base)).expanduser())
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
-    if offline and not is_local(str(base)) and model_folder(str(base)) is None:
+    if is_local(str(base)):
+        folder = Path(str(base)).expanduser()
+        if not folder.exists():
+            raise UsageError(
+                f"{config.path}: base_model {base} does not exist.",
+                _similar_file(folder)
+                or "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
+            )
+        if not is_on(config.values.get("reinit_weights")):
+            _check_base_files(config, folder)
+    elif is_on(os.environ.get("HF_HUB_OFFLINE")) and model_folder(str(base)) is None:
         raise UsageError(
             f"{config.path}: base_model {base} is neither a folder nor in the hub's cache,"
             " and HF_HUB_OFFLINE forbids downloading it.",
@@ -109,8 +110,7 @@ def _check_base_files(config: Config, folder: Path) -> None:
                 f"Fetch it:  git -C {shlex.quote(str(folder))} lfs pull",
             )
     for index in folder.glob("*.safetensors.index.json"):
-        named = read_json(index)
-        shards = set((named.get("weight_map") or {}).values()) if isinstance(named, dict) else set()
+        shards = set((read_object(index).get("weight_map") or {}).values())
         if gone := sorted(name for name in shards if not (folder / str(name)).exists()):
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
             raise UsageError(f"{where}: {gone[0]}{more} is missing.", again)
@@ -139,22 +139,16 @@ def check_chat_template(config: Config) -> None:
         UsageError: the tokenizer has none, and it is asked for.
     """
     folder = model_folder(str(config.values.get("base_model")))
-    entries = config.values.get("datasets") or []
-    chats = [
-        entry
-        for entry in (entries if isinstance(entries, list) else [])
-        if isinstance(entry, Mapping) and str(entry.get("type")).startswith("chat_template")
-    ]
     named = [
         entry.get("chat_template") or config.values.get("chat_template") or _OWN_TEMPLATE
-        for entry in chats
+        for _, _, entry in entries(config.values, "datasets")
+        if str(entry.get("type")).startswith("chat_template")
     ]
-    unknown = folder is None or config.values.get("tokenizer_config") is not None
-    if unknown or _OWN_TEMPLATE not in named or config.values.get("tokenizer_use_mistral_common"):
+    if folder is None or config.values.get("tokenizer_config") is not None:
         return
-    assert folder is not None
-    settings = read_json(folder / "tokenizer_config.json")
-    own = isinstance(settings, Mapping) and settings.get("chat_template")
+    if _OWN_TEMPLATE not in named or config.values.get("tokenizer_use_mistral_common"):
+        return
+    own = read_object(folder / "tokenizer_config.json").get("chat_template")
     if not own and not any(folder.glob("chat_template*")) and any(folder.glob("tokenizer*")):
         raise UsageError(
             f"{config.path}: the tokenizer of {config.values['base_model']} has no chat template,"
@@ -167,13 +161,13 @@ def local_datasets(config: Config) -> list[tuple[str, Path]]:
     """Key and path of each data set that is a file or folder on this machine."""
     found = []
     for key in ("datasets", "test_datasets", "pretraining_dataset"):
-        entries = config.values.get(key) or []
-        for index, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-            path = entry.get("path") if isinstance(entry, Mapping) else entry
+        named = config.values.get(key) or []
+        for index, entry in enumerate(named if isinstance(named, list) else [named]):
+            given = entry if isinstance(entry, Mapping) else {"path": entry}
+            path, files = given.get("path"), given.get("data_files") or []
             if path and is_data_file(str(path)):
                 found.append((f"{key}[{index}].path", Path(str(path)).expanduser()))
-            files = entry.get("data_files") if isinstance(entry, Mapping) else None
-            for name in files if isinstance(files, list) else [files] if files else []:
+            for name in files if isinstance(files, list) else [files]:
                 if is_local(str(name)):
                     found.append((f"{key}[{index}].data_files", Path(str(name))))
     return found

@@ -59,7 +59,6 @@ class Problem:
         message: what is wrong and where, in one line.
         hint: what to do about it, in one line.
         may_pass: the training can go on all the same, if its owner says so.
-        nearest: the known name that was probably meant, with its parents.
     """
 
     kind: Kind
@@ -68,7 +67,6 @@ class Problem:
     message: str
     hint: str
     may_pass: bool = True
-    nearest: str | None = None
 
 
 def problems(config: Config, tell: Callable[[str], None] = lambda line: None) -> list[Problem]:
@@ -104,21 +102,18 @@ def _unknown(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:
             kind = Kind.MAYBE_OF_PLUGIN
         where, line = _place(config, at, path)
         message = f"{where}: key {shown(path)} {why}."
-        yield Problem(kind, shown(path), line, message, hint, nearest=meant)
+        yield Problem(kind, shown(path), line, message, hint)
 
 
 def _twice(config: Config, at: Places) -> Iterator[Problem]:
     """The keys that the file gives more than once: only the last counts."""
     for path, lines in at.twice.items():
         numbers = f"{', '.join(map(str, lines[:-1]))} and {lines[-1]}"
-        message = f"{config.path}, lines {numbers}: key {shown(path)} is given more than once;"
-        yield Problem(
-            Kind.TWICE,
-            shown(path),
-            lines[-1],
-            f"{message} only the last one counts.",
-            "Remove all but one.",
+        message = (
+            f"{config.path}, lines {numbers}: key {shown(path)} is given more than once; only the"
+            " last one counts."
         )
+        yield Problem(Kind.TWICE, shown(path), lines[-1], message, "Remove all but one.")
 
 
 def _wrong(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,21 @@ def normalise(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [normalise(item) for item in value]
     return value
+
+
+def number(values: Mapping[str, Any], key: str, default: int = 0) -> int:
+    """A whole number above 0 of a config, or its default."""
+    value = normalise(values.get(key))
+    return int(value) if isinstance(value, int) and value > 0 else default
+
+
+def entries(values: Mapping[str, Any], *keys: str) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    """Key, index and content of each entry in lists such as `datasets`."""
+    for key in keys:
+        found = values.get(key)
+        for index, entry in enumerate(found if isinstance(found, list) else ()):
+            if isinstance(entry, Mapping):
+                yield key, index, entry
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -7,7 +7,6 @@ decoder layer of the Llama kind; what a driver and the allocator take is a round
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -15,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config.base_model import model_folder, weight_files
-from leviathan_train.config.load import Config, normalise
-from leviathan_train.config.requirements import is_on
-from leviathan_train.system.files import read_json
+from leviathan_train.config.base_model import Shape, model_folder, shape_of, weight_files
+from leviathan_train.config.load import Config, normalise, number
+from leviathan_train.config.requirements import covers, is_on
 from leviathan_train.system.safetensors import HeaderError, read_header
 from leviathan_train.system.units import size
 
@@ -78,13 +76,7 @@ class _Base:
     """The base model: shapes of its tensors by name, and what its `config.json` tells."""
 
     tensors: Mapping[str, tuple[int, ...]]
-    hidden: int
-    layers: int
-    queries: int
-    pairs: int
-    inner: int
-    vocabulary: int
-    norms_heads: bool
+    shape: Shape
 
 
 def memory(config: Config, *, context: int = CONTEXT) -> Memory:
@@ -109,7 +101,7 @@ def memory(config: Config, *, context: int = CONTEXT) -> Memory:
     numbers = sum(math.prod(shape) for _, shape in trained)
     full = not values.get("adapter")
     each = width if full else 4
-    parts = [Part("weights", _weights(values, base, width), _how_weights(values, base, width))]
+    parts = [_weights(values, base, width)]
     if not full:
         parts.append(Part("adapter", numbers * each, f"{numbers:,} numbers in 32 bits"))
     parts += [
@@ -125,12 +117,6 @@ def memory(config: Config, *, context: int = CONTEXT) -> Memory:
 def tokens(values: Mapping[str, Any]) -> int:
     """Tokens of one forward pass at the longest row: `micro_batch_size` x `sequence_len`."""
     return number(values, "micro_batch_size", 1) * number(values, "sequence_len", 512)
-
-
-def number(values: Mapping[str, Any], key: str, default: int) -> int:
-    """A whole number above 0 of a config, or its default."""
-    value = normalise(values.get(key))
-    return value if isinstance(value, int) and value > 0 else default
 
 
 def linear_modules(config: Config) -> list[str]:
@@ -159,31 +145,14 @@ def _base(config: Config) -> _Base | str:
     folder = model_folder(name)
     if folder is None:
         return f"base_model {name} is not on this machine yet"
-    found = read_json(folder / "config.json")
-    if not isinstance(found, Mapping):
-        return f"{folder} has no config.json"
-    text = found.get("text_config")
-    shape = text if isinstance(text, Mapping) else found
-    if any(key in shape for key in ("num_experts", "num_local_experts", "n_routed_experts")):
-        return "of a mixture of experts it depends on the rows"
+    shape = shape_of(folder)
+    if isinstance(shape, str):
+        return shape
     try:
-        hidden, heads = int(shape["hidden_size"]), int(shape["num_attention_heads"])
-        head = int(shape.get("head_dim") or hidden // heads)
-        base = _Base(
-            _tensors(folder),
-            hidden,
-            int(shape["num_hidden_layers"]),
-            heads * head,
-            int(shape.get("num_key_value_heads") or heads) * head,
-            int(shape["intermediate_size"]),
-            int(shape["vocab_size"]),
-            str(shape.get("model_type")) in {"qwen3", "gemma3_text"},
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return f"the shape in {folder / 'config.json'} is not known"
+        tensors = _tensors(folder)
     except (HeaderError, OSError):
         return f"the weights in {folder} cannot be read"
-    return base if base.tensors else f"{folder} has no *.safetensors"
+    return _Base(tensors, shape) if tensors else f"{folder} has no *.safetensors"
 
 
 def _tensors(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -209,7 +178,7 @@ def _trained(values: Mapping[str, Any], base: _Base) -> list[tuple[str, tuple[in
     found: list[tuple[str, tuple[int, ...]]] = []
     for name, shape in base.tensors.items():
         module = name.removesuffix(".weight")
-        if _is_linear(name, shape) and _is_target(values, module):
+        if _is_linear(name, shape) and covers(values, module):
             found += [(name, (rank, shape[1])), (name, (shape[0], rank))]
             if is_on(values.get("peft_use_dora")):
                 found.append((name, (shape[0],)))
@@ -218,45 +187,24 @@ def _trained(values: Mapping[str, Any], base: _Base) -> list[tuple[str, tuple[in
     return found
 
 
-def _is_target(values: Mapping[str, Any], module: str) -> bool:
-    named = values.get("lora_target_modules") or []
-    if is_on(values.get("lora_target_linear")) or named == "all-linear":
-        return True
-    if isinstance(named, str):
-        with contextlib.suppress(re.error):
-            return bool(re.fullmatch(named, module))
-        return False
-    return any(f".{module}".endswith(f".{name}") for name in named)
-
-
-def _bits(values: Mapping[str, Any]) -> int:
-    return 4 if is_on(values.get("load_in_4bit")) else 8 if is_on(values.get("load_in_8bit")) else 0
-
-
-def _weights(values: Mapping[str, Any], base: _Base, width: int) -> int:
-    """Bytes of the base's tensors as bitsandbytes keeps them."""
-    total = 0
+def _weights(values: Mapping[str, Any], base: _Base, width: int) -> Part:
+    """The base's tensors as bitsandbytes keeps them."""
+    bits = 4 if is_on(values.get("load_in_4bit")) else 8 if is_on(values.get("load_in_8bit")) else 0
+    total = small = whole = 0
     for name, shape in base.tensors.items():
         count = math.prod(shape)
-        if not _bits(values) or not _is_linear(name, shape):
+        if not bits or not _is_linear(name, shape):
+            whole += count
             total += count * width
-        elif _bits(values) == 8:
+            continue
+        small += count
+        if bits == 8:
             total += count + shape[0] * 4
         else:
             scales = math.ceil(count / _QUANTISED_BLOCK)
             total += math.ceil(count / 2) + scales + math.ceil(scales / 256) * 4
-    return total
-
-
-def _how_weights(values: Mapping[str, Any], base: _Base, width: int) -> str:
-    bits = _bits(values)
-    rest = sum(
-        math.prod(shape) for name, shape in base.tensors.items() if not _is_linear(name, shape)
-    )
-    count = sum(math.prod(shape) for shape in base.tensors.values())
-    if not bits:
-        return f"{count:,} numbers in {width * 8} bits"
-    return f"{count - rest:,} numbers in {bits} bits, {rest:,} in {width * 8}"
+    how = f"{small:,} numbers in {bits} bits, {whole:,} in {width * 8}"
+    return Part("weights", total, how if bits else f"{whole:,} numbers in {width * 8} bits")
 
 
 def _optimizer(
@@ -289,12 +237,13 @@ def _layer(values: Mapping[str, Any], base: _Base, width: int) -> int:
     Counted with saved tensors' hooks (torch 2.13, transformers 5.16) in 16 and 32 bits.
     """
     rank = number(values, "lora_r", 8) if values.get("adapter") else 0
-    hidden, queries, pairs, inner = base.hidden, base.queries, base.pairs, base.inner
+    shape = base.shape
+    hidden, queries, pairs, inner = shape.hidden, shape.queries, shape.pairs, shape.inner
     if width == 4:
         found = 4 * (4 * hidden + 2 * queries + 2 * pairs + 4 * inner + 7 * rank)
     else:  # the norms are computed in 32 bits
         found = 2 * (9 * hidden + 3 * queries + 2 * pairs + 4 * inner + 7 * rank)
-    if base.norms_heads:
+    if shape.norms_heads:
         found += 4 * (queries + pairs)
     dropout = normalise(values.get("lora_dropout"))
     if rank and isinstance(dropout, int | float) and dropout > 0:
@@ -303,19 +252,19 @@ def _layer(values: Mapping[str, Any], base: _Base, width: int) -> int:
 
 
 def _activations(values: Mapping[str, Any], base: _Base, width: int) -> list[Part]:
-    count = tokens(values)
+    count, shape = tokens(values), base.shape
     layer = _layer(values, base, width) * count
     again = values.get("gradient_checkpointing")
     if again in {"offload", "offload_disk"} or is_on(values.get("activation_offloading")):
-        kept, how = 2 * base.hidden * width * count, "kept outside of the GPU"
+        kept, how = 2 * shape.hidden * width * count, "kept outside of the GPU"
     elif is_on(again):
-        kept = base.layers * base.hidden * width * count
-        how = f"the input of {base.layers} layers, {count:,} tokens; the rest is computed again"
+        kept = shape.layers * shape.hidden * width * count
+        how = f"the input of {shape.layers} layers, {count:,} tokens; the rest is computed again"
     else:
-        kept = base.layers * layer
-        how = f"{base.layers} layers, {count:,} tokens, without gradient_checkpointing"
+        kept = shape.layers * layer
+        how = f"{shape.layers} layers, {count:,} tokens, without gradient_checkpointing"
     # The loss holds its logits as log-probabilities and as two gradients, in 32 bits each.
-    logits, of = 12 * base.vocabulary * count, f"{count:,} tokens x {base.vocabulary:,} words"
+    logits, of = 12 * shape.vocabulary * count, f"{count:,} tokens x {shape.vocabulary:,} words"
     if _fuses_loss(values):
         logits, of = logits // _FUSED_LOSS, f"{of}, a part at a time"
     parts = [Part("activations", kept, how)]

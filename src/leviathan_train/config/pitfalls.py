@@ -7,16 +7,16 @@ written to are plain enough.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from leviathan_train.config.base_model import is_local, model_folder
 from leviathan_train.config.inputs import is_data_file
-from leviathan_train.config.load import Config, normalise
+from leviathan_train.config.load import Config, entries, normalise
 from leviathan_train.config.memory import linear_modules
 from leviathan_train.config.requirements import is_on
-from leviathan_train.system.files import read_json
+from leviathan_train.system.files import read_object
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,8 @@ def _targets(config: Config) -> Iterator[Pitfall]:
 
 
 def _entries(config: Config) -> Iterator[Pitfall]:
-    entries = config.values.get("datasets")
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if not isinstance(entry, Mapping):
-            continue
-        key, split = f"datasets[{index}]", str(entry.get("split") or "train")
+    for name, index, entry in entries(config.values, "datasets"):
+        key, split = f"{name}[{index}]", str(entry.get("split") or "train")
         path = Path(str(entry.get("path")))
         if is_data_file(str(path)) and path.is_file() and not split.startswith("train"):
             yield Pitfall(
@@ -107,8 +104,8 @@ def _length(config: Config) -> Iterator[Pitfall]:
     """Rows longer than what the base model has seen."""
     length = normalise(config.values.get("sequence_len"))
     folder = model_folder(str(config.values.get("base_model")))
-    found = read_json(folder / "config.json") if folder else None
-    most = found.get("max_position_embeddings") if isinstance(found, Mapping) else None
+    found = read_object(folder / "config.json") if folder else {}
+    most = found.get("max_position_embeddings")
     stretched = ("rope_scaling", "rope_parameters", "overrides_of_model_config")
     if any(config.values.get(key) for key in stretched):
         return

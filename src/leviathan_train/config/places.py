@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ def shown(path: KeyPath) -> str:
         else:
             text += f".{part}" if text else part
     return text
+
+
+def path_in(value: Any, location: KeyPath, *, is_missing: bool) -> KeyPath:
+    """Where in `value` pydantic found an error.
+
+    The branches of a union (`bf16.bool`, `datasets.0.SFTDataset.path`) are no keys: of a
+    location, only what stands in `value` is kept, and the last name of a missing key.
+    """
+    path: KeyPath = ()
+    for part in location:
+        has_item = isinstance(value, list | tuple) and part in range(len(value))
+        if has_item or (isinstance(value, Mapping) and part in value):
+            path, value = (*path, part), value[part]
+    return (*path, location[-1]) if is_missing else path
 
 
 def broken_at(error: Any) -> tuple[int, int] | None:

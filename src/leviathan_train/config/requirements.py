@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config.base_model import model_folder
-from leviathan_train.config.load import Config, normalise
+from leviathan_train.config.base_model import model_folder, shape_of
+from leviathan_train.config.load import Config, number
 from leviathan_train.errors import UsageError
-from leviathan_train.system.files import read_json
 
 DEMO = "configs/demo_cpu.yaml"
 
@@ -55,10 +54,11 @@ def gpu_needs(config: Config) -> list[str]:
         needs.append(f"attn_implementation: {implementation}")
     if str(values.get("gradient_checkpointing")) in {"offload", "offload_disk"}:
         needs.append(f"gradient_checkpointing: {values['gradient_checkpointing']}")
-    if values.get("activation_offloading"):
-        needs.append(f"activation_offloading: {values['activation_offloading']}")
-    if values.get("gpu_memory_limit"):
-        needs.append(f"gpu_memory_limit: {values['gpu_memory_limit']}")
+    needs += [
+        f"{key}: {values[key]}"
+        for key in ("activation_offloading", "gpu_memory_limit")
+        if values.get(key)
+    ]
     if any("liger" in plugin.lower() for plugin in config.plugins):
         needs += [
             f"{key}: true"
@@ -118,17 +118,22 @@ def _kernels(values: Mapping[str, Any]) -> list[str]:
 
 
 def _targets(values: Mapping[str, Any], modules: Sequence[str]) -> bool:
-    """Whether the adapter covers all of these modules."""
-    if is_on(values.get("lora_target_linear")):
-        return True
+    """Whether the adapter covers all of these modules of a layer."""
+    is_pattern = isinstance(values.get("lora_target_modules"), str)  # of whole names
+    layer = "model.layers.0." if is_pattern else ""
+    return all(covers(values, layer + module) for module in modules)
+
+
+def covers(values: Mapping[str, Any], module: str) -> bool:
+    """Whether the adapter covers the module of this name."""
     named = values.get("lora_target_modules") or []
-    if named == "all-linear":
+    if is_on(values.get("lora_target_linear")) or named == "all-linear":
         return True
     if isinstance(named, str):
         with contextlib.suppress(re.error):
-            return all(re.fullmatch(named, f"model.layers.0.{module}") for module in modules)
+            return bool(re.fullmatch(named, module))
         return False
-    return all(any(f".{module}".endswith(f".{name}") for name in named) for module in modules)
+    return any(f".{module}".endswith(f".{name}") for name in named)
 
 
 def attention(config: Config) -> str | None:
@@ -164,23 +169,12 @@ def checkpoint_bytes(config: Config) -> int | None:
     """
     values = config.values
     folder = model_folder(str(values.get("base_model")))
-    shape = read_json(folder / "config.json") if folder else None
-    if folder is None or not isinstance(shape, Mapping):
+    if folder is None or values.get("adapter") not in {"lora", "qlora"}:
         return None
-    shape = shape.get("text_config") or shape
-    rank = normalise(values.get("lora_r"))
-    if values.get("adapter") not in {"lora", "qlora"} or not isinstance(rank, int):
+    shape, rank = shape_of(folder), number(values, "lora_r")
+    if isinstance(shape, str):
         return None
-    try:
-        hidden, layers = int(shape["hidden_size"]), int(shape["num_hidden_layers"])
-        inner, heads = int(shape["intermediate_size"]), int(shape["num_attention_heads"])
-        head = int(shape.get("head_dim") or hidden // heads)
-        queries, pairs = heads * head, int(shape.get("num_key_value_heads") or heads) * head
-        vocabulary = int(shape["vocab_size"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    if any(key in shape for key in ("num_experts", "num_local_experts", "n_routed_experts")):
-        return None
+    hidden, queries, pairs, inner = shape.hidden, shape.queries, shape.pairs, shape.inner
     sides = {
         "self_attn.q_proj": hidden + queries,
         "self_attn.k_proj": hidden + pairs,
@@ -190,8 +184,10 @@ def checkpoint_bytes(config: Config) -> int | None:
         "mlp.up_proj": hidden + inner,
         "mlp.down_proj": inner + hidden,
     }
-    adapter = rank * layers * sum(each for name, each in sides.items() if _targets(values, [name]))
-    whole = hidden * vocabulary * len(values.get("lora_modules_to_save") or [])
+    adapter = (
+        rank * shape.layers * sum(each for name, each in sides.items() if _targets(values, [name]))
+    )
+    whole = hidden * shape.vocabulary * len(values.get("lora_modules_to_save") or [])
     optimizer = str(values.get("optimizer") or "adamw_torch")
     moments = 2 if "8bit" in optimizer else 1 if "4bit" in optimizer else 8
     tokenizer = sum(

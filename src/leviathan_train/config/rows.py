@@ -38,15 +38,12 @@ class DataError(Exception):
     """What is wrong with a data file.
 
     Args:
-        where: the file, with the line if one is to blame.
-        what: the fault, in the words that follow `where`.
+        message: the file, with the line if one is to blame, and the fault.
         hint: what to do about it.
     """
 
-    def __init__(self, where: str, what: str, hint: str) -> None:
-        super().__init__(f"{where} {what}")
-        self.where = where
-        self.what = what
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
         self.hint = hint
 
 
@@ -79,7 +76,7 @@ def read(file: Path, kind: str) -> Iterator[Row]:
     if file.suffix in _CLOSED or kind not in KINDS:
         return
     if file.stat().st_size == 0:
-        raise DataError(f"{file}", "is empty.", "Put rows there, or name another file.")
+        raise DataError(f"{file} is empty.", "Put rows there, or name another file.")
     count = 0
     try:
         for row in _READERS[kind](file):
@@ -88,7 +85,7 @@ def read(file: Path, kind: str) -> Iterator[Row]:
     except _TooLargeError:
         return
     if not count:
-        raise DataError(f"{file}", "holds no row.", "Put rows there, or name another file.")
+        raise DataError(f"{file} holds no row.", "Put rows there, or name another file.")
 
 
 def _open(file: Path) -> gzip.GzipFile | BufferedReader:
@@ -112,8 +109,8 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 def _not_utf8(file: Path, number: int, line: bytes, error: UnicodeDecodeError) -> DataError:
     start = "UTF-16" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
     return DataError(
-        f"{file}, line {number}",
-        f"is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}.",
+        f"{file}, line {number} is not UTF-8: byte 0x{line[error.start]:02x} at position"
+        f" {error.start + 1}.",
         f"Convert it, for example:  iconv -f {start} -t UTF-8 {shlex.quote(str(file))} >"
         f" {shlex.quote(str(file.with_name(f'utf8-{file.name}')))}",
     )
@@ -149,16 +146,15 @@ def _broken(file: Path, number: int, text: str, error: ValueError) -> DataError:
         hint = "JSON takes double quotes only: write the rows with json.dumps."
     elif text.startswith("["):
         hint = "A list must begin at the file's first character."
-    what = f"is not valid JSON: {reason} (column {column})."
-    return DataError(f"{file}, line {number}", what, hint)
+    where = f"{file}, line {number}"
+    return DataError(f"{where} is not valid JSON: {reason} (column {column}).", hint)
 
 
 def _object(file: Path, place: str, value: Any) -> Row:
     if not isinstance(value, dict):
         kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
         raise DataError(
-            f"{file}, {place}",
-            f"is {kind}, not an object with columns.",
+            f"{file}, {place} is {kind}, not an object with columns.",
             'A row looks like this:  {"instruction": "...", "output": "..."}',
         )
     return Row(place, value)
@@ -218,14 +214,13 @@ def _read_csv(file: Path) -> Iterator[Row]:
             most = max(most, len(cells)) if number == 0 else most  # an index comes first
             if len(cells) > most:
                 raise DataError(
-                    f"{file}, line {begins}",
-                    f"has {len(cells)} cells, and the first line {len(header)}.",
+                    f"{file}, line {begins} has {len(cells)} cells, and the first line"
+                    f" {len(header)}.",
                     'Put a cell that holds a comma or a line break in quotes:  "..."',
                 )
             if ended:  # within the row: its quote takes the rest of the file
                 raise DataError(
-                    f"{file}, line {begins}",
-                    "opens a quote that is never closed.",
+                    f"{file}, line {begins} opens a quote that is never closed.",
                     "Close it, or double the quotes that stand inside of a cell.",
                 )
             yield Row(f"line {begins}", dict(zip(header, cells, strict=False)))
@@ -246,8 +241,7 @@ def _read_binary(file: Path) -> Iterator[Row]:
     if done.returncode or "columns" not in columns:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise DataError(
-            f"{file}",
-            f"cannot be read: {last.partition(': ')[2] or last}",
+            f"{file} cannot be read: {last.partition(': ')[2] or last}",
             "Write it anew, or correct ds_type.",
         )
     for number, line in enumerate(lines, 1):

@@ -23,7 +23,7 @@ from typing import Any
 
 from leviathan_train import __version__
 from leviathan_train.errors import LeviathanError
-from leviathan_train.system.files import read_json, write_text
+from leviathan_train.system.files import read_object, write_text
 
 JOB = "leviathan_train.jobs.schema"
 TIMEOUT = 300.0
@@ -76,13 +76,11 @@ def ask(plugins: Iterable[str], tell: Callable[[str], None] = lambda line: None)
     Raises:
         LeviathanError: Axolotl cannot be asked; the message says why.
     """
-    folders = _bundled_folders()
+    ours = {"leviathan_train", *_bundled_folders()}
     named = [name.replace(":", ".") for name in plugins]  # one name, for axolotl 0.21
-    strangers = sorted(
-        {name for name in named if not _is_ours(name) and _folder(name) not in folders}
-    )
+    strangers = sorted({name for name in named if bundled_folder(name) not in ours})
     document = _document(tuple(strangers), tell)
-    chosen = {_folder(name) for name in named}
+    chosen = {bundled_folder(name) for name in named}
     bundled = {folder: Bundled(**entry) for folder, entry in document["bundled"].items()}
     keys = dict(document["keys"])
     for folder in chosen & bundled.keys():
@@ -127,11 +125,7 @@ def holds_list(node: Node) -> bool:
     return node["type"] == "list" or any(map(holds_list, branches))
 
 
-def _is_ours(plugin: str) -> bool:
-    return plugin.startswith("leviathan_train.")
-
-
-def _folder(plugin: str) -> str:
+def bundled_folder(plugin: str) -> str:
     """The folder below axolotl.integrations of a bundled plugin.
 
     Axolotl also takes `liger.LigerPlugin` (integrations/base.py, `load_plugin`).
@@ -158,8 +152,8 @@ def _document(strangers: Sequence[str], tell: Callable[[str], None]) -> dict[str
     digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:20]
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     file = Path(home) / "leviathan" / "schema" / f"{digest}.json"
-    kept = read_json(file)
-    if isinstance(kept, dict) and kept.get("state") == state:
+    kept = read_object(file)
+    if kept.get("state") == state:
         return dict(kept["answer"])
     tell("Asking Axolotl which keys it knows: some seconds, once for each version of it.")
     answer = _run_job(strangers)

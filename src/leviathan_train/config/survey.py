@@ -15,8 +15,7 @@ from typing import Any
 
 from leviathan_train.config import rows
 from leviathan_train.config.data import Source, sources
-from leviathan_train.config.load import Config
-from leviathan_train.config.memory import number
+from leviathan_train.config.load import Config, number
 from leviathan_train.config.row_types import Want, messages_of, wanted
 from leviathan_train.config.rows import DataError
 

@@ -7,6 +7,7 @@ lets through and a training does not, is in the tables below.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import re
@@ -16,8 +17,8 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from typing import Any
 
-from leviathan_train.config.load import nearest, normalise
-from leviathan_train.config.places import KeyPath, shown
+from leviathan_train.config.load import entries, nearest, number
+from leviathan_train.config.places import KeyPath, path_in, shown
 from leviathan_train.config.redact import redact
 from leviathan_train.config.schema import Node, Schema
 
@@ -77,11 +78,6 @@ def _trains_adapter(values: Mapping[str, Any]) -> bool:
     return values.get("adapter") in _ADAPTERS
 
 
-def _counts_epochs(values: Mapping[str, Any]) -> bool:
-    steps = normalise(values.get("max_steps"))
-    return not (isinstance(steps, int | float) and steps > 0)
-
-
 # Each was tried on axolotl 0.19 (tests/unit/config/test_values.py): the training fails after
 # the model has loaded, or trains nothing at all. 0 is no number of save_steps or eval_steps,
 # but Axolotl takes it for "not set".
@@ -95,7 +91,9 @@ BOUNDS: Mapping[str, Bound] = {
     "lora_dropout": Bound(low=0, high=1, when=_trains_adapter),  # torch, Dropout
     "lora_r": Bound(low=1, when=_trains_adapter),  # peft, LoraLayer.update_layer
     "micro_batch_size": Bound(low=1),
-    "num_epochs": Bound(above=0, when=_counts_epochs),  # trains no step, and says so nowhere
+    "num_epochs": Bound(
+        above=0, when=lambda values: not number(values, "max_steps")
+    ),  # trains no step, and says so nowhere
     "save_steps": Bound(low=0),
     "seed": Bound(low=0, high=_SEEDS),  # numpy, random.seed
     "sequence_len": Bound(low=1),
@@ -130,13 +128,11 @@ def _mistyped(values: Mapping[str, Any], schema: Schema) -> Iterator[Wrong]:
     """What pydantic refuses. An entry of `datasets` is read as one type, not as any of them."""
     nodes = {key: schema.keys[key] for key in values if key in schema.keys}
     yield from _refused(_typed_dict(nodes), values, ())
-    entries = values.get("datasets")
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if isinstance(entry, Mapping):
-            synthetic = entry.get("type") == "_synthetic"
-            name = _DATASETS.get(str(values.get("rl"))) or (_SYNTHETIC if synthetic else _SFT)
-            for node in _models(schema.keys.get("datasets", {}), name):
-                yield from _refused(node, entry, ("datasets", index))
+    for key, index, entry in entries(values, "datasets"):
+        synthetic = entry.get("type") == "_synthetic"
+        name = _DATASETS.get(str(values.get("rl"))) or (_SYNTHETIC if synthetic else _SFT)
+        for node in _models(schema.keys.get(key, {}), name):
+            yield from _refused(node, entry, (key, index))
 
 
 def _typed_dict(nodes: Mapping[str, Node]) -> Node:
@@ -164,22 +160,12 @@ def _refused(node: Node, value: Any, at: KeyPath) -> Iterator[Wrong]:
         details = error.errors(include_url=False)
     messages: dict[KeyPath, list[str]] = {}
     for detail in details:
-        path = _path_in(value, detail["loc"], is_missing=detail["type"] == "missing")
+        path = path_in(value, detail["loc"], is_missing=detail["type"] == "missing")
         messages.setdefault(path, []).append(detail["msg"])
     for path, texts in messages.items():
         deeper = any(other[: len(path)] == path and other != path for other in messages)
         if path and not deeper:  # of a union, the branch that the value was meant for
             yield _wrong(at, path, value, list(dict.fromkeys(texts)))
-
-
-def _path_in(value: Any, location: tuple[str | int, ...], *, is_missing: bool) -> KeyPath:
-    """A location of pydantic without the names of a union's branches."""
-    path: KeyPath = ()
-    for part in location:
-        has_item = isinstance(value, list | tuple) and part in range(len(value))
-        if has_item or (isinstance(value, Mapping) and part in value):
-            path, value = (*path, part), value[part]
-    return (*path, location[-1]) if is_missing else path
 
 
 def _wrong(at: KeyPath, path: KeyPath, value: Any, texts: list[str]) -> Wrong:
@@ -230,20 +216,17 @@ def _unknown_strategies(values: Mapping[str, Any], schema: Schema) -> Iterator[W
     if kind is None or values.get("skip_prepare_dataset"):
         return
     names = schema.strategies.get(kind, ())
-    for key in ("datasets", "test_datasets"):
-        entries = values.get(key)
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            strategy = entry.get("type") if isinstance(entry, Mapping) else None
-            if not isinstance(strategy, str):  # one of the user's own, or none
-                continue
-            first = re.split(r"[.:]", strategy)[0]
-            if not first or first in names or _is_module(first):
-                continue
-            meant = difflib.get_close_matches(first, names, n=1, cutoff=0.8)
-            if meant:
-                wrong = _no_such_name((key, index, "type"), strategy, names)
-                hint = f"Did you mean {strategy.replace(first, meant[0], 1)}?"
-                yield replace(wrong, hint=hint, is_certain=False)
+    for key, index, entry in entries(values, "datasets", "test_datasets"):
+        strategy = entry.get("type")
+        if not isinstance(strategy, str):  # one of the user's own, or none
+            continue
+        first = re.split(r"[.:]", strategy)[0]
+        if not first or first in names or _is_module(first):
+            continue
+        if meant := difflib.get_close_matches(first, names, n=1, cutoff=0.8):
+            wrong = _no_such_name((key, index, "type"), strategy, names)
+            hint = f"Did you mean {strategy.replace(first, meant[0], 1)}?"
+            yield replace(wrong, hint=hint, is_certain=False)
 
 
 def _is_module(name: str) -> bool:
@@ -269,8 +252,4 @@ def _short(path: KeyPath, value: Any) -> str:
 
 
 def _as_written(value: Any) -> str:
-    return (
-        {True: "true", False: "false", None: "null"}[value]
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

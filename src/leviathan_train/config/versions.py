@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from leviathan_train import __version__
 from leviathan_train.config.effects import Effect
 
 _AXOLOTL: Mapping[tuple[int, int], str] = {
@@ -29,6 +30,12 @@ _TIED_HEADS = (
 )
 
 Version = tuple[int, int]
+
+
+def installed(libraries: Iterable[str]) -> dict[str, str]:
+    """Version of this package and of each library, by name."""
+    found = {name: importlib.metadata.version(name) for name in libraries}
+    return {"leviathan": __version__} | found
 
 
 def changed(

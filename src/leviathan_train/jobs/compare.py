@@ -22,16 +22,10 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
         `adapter`, `optimizer`, `loss`: largest difference; `identical`: whether every
         tensor and every logged loss is equal in every bit; `losses`: how many were compared.
     """
-    weights = "adapter_model.safetensors"
-    if (one / weights).is_file():
-        adapters = list(_pairs(load_file(one / weights), load_file(other / weights)))
-    else:
-        files = sorted(path.name for path in one.glob("model*.safetensors"))
-        adapters = [
-            pair
-            for name in files
-            for pair in _pairs(load_file(one / name), load_file(other / name))
-        ]
+    files = list(one.glob("adapter_model.safetensors")) or sorted(one.glob("model*.safetensors"))
+    adapters = [
+        pair for file in files for pair in _pairs(load_file(file), load_file(other / file.name))
+    ]
     optimizers = list(_pairs(_load(one / "optimizer.pt"), _load(other / "optimizer.pt")))
     losses = list(zip(_losses(one), _losses(other), strict=True))
     same = [torch.equal(a, b) for a, b in (*adapters, *optimizers)] + [a == b for a, b in losses]

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
+import math
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
-from leviathan_train import __version__
+from leviathan_train.config.versions import installed
 from leviathan_train.errors import LeviathanError
 from leviathan_train.jobs.merge_answers import compare_answers
 from leviathan_train.jobs.reference import FORMATS, Reference, Weights
 from leviathan_train.merge.base import INDEX, weight_files
 from leviathan_train.merge.job import Event, FileWritten, Job, Merged, Progress, Refused, encode
-from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.files import read_object, write_json
 from leviathan_train.system.safetensors import Entry, read_header, write_header
 
 LIBRARIES = ("axolotl", "transformers", "peft", "torch", "bitsandbytes")
@@ -91,8 +91,7 @@ class Merge:
             largest_rounding=self.largest_rounding,
             untied=sorted(untied),
             logits=logits,
-            versions={"leviathan": __version__}
-            | {name: importlib.metadata.version(name) for name in LIBRARIES},
+            versions=installed(LIBRARIES),
         )
 
     def _vocabulary(self, untied: Collection[str]) -> int | None:
@@ -180,7 +179,7 @@ class Merge:
                 "Put the base's tokenizer files beside the adapter.",
             )
         end = AutoTokenizer.from_pretrained(self.out).eos_token_id
-        stops = (read_json(self.out / "generation_config.json") or {}).get("eos_token_id", end)
+        stops = read_object(self.out / "generation_config.json").get("eos_token_id", end)
         stops = stops if isinstance(stops, list) else [stops]
         if end is not None and end not in stops:
             edit_config(self.out / "generation_config.json", eos_token_id=[end, *stops])
@@ -204,23 +203,16 @@ def resized(entry: Entry, shape: tuple[int, ...]) -> Entry:
     """The entry of a tensor that has another shape; `start` is no longer right."""
     if shape == entry.shape:
         return entry
-    size = FORMATS[entry.dtype].itemsize
-    for length in shape:
-        size *= length
-    return Entry(entry.dtype, shape, 0, size)
+    return Entry(entry.dtype, shape, 0, FORMATS[entry.dtype].itemsize * math.prod(shape))
 
 
 def copy_bytes(base: Any, entry: Entry, write: Callable[[bytes], None]) -> None:
     """Copy a tensor that stays as it is, whatever its format."""
     base.seek(entry.start)
-    for block in blocks(base, entry.size):
+    left = entry.size
+    while left > 0 and (block := base.read(min(left, _BLOCK))):
+        left -= len(block)
         write(block)
-
-
-def blocks(stream: Any, size: int) -> Iterator[bytes]:
-    while size > 0 and (block := stream.read(min(size, _BLOCK))):
-        size -= len(block)
-        yield block
 
 
 def write_index(file: Path, headers: dict[str, dict[str, Entry]]) -> None:
@@ -232,7 +224,7 @@ def write_index(file: Path, headers: dict[str, dict[str, Entry]]) -> None:
 
 def edit_config(file: Path, **values: Any) -> None:
     """Set values in a model's config, in the part for text too if it names them."""
-    config = read_json(file)
+    config = read_object(file)
     text = config.get("text_config")
     if isinstance(text, dict) and values.keys() & text.keys():
         text.update(values)

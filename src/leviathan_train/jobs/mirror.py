@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,14 @@ def watch(run: Run, place: Place, args: argparse.Namespace) -> None:
         signal.signal(number, signal.SIG_IGN)
     _step_back()
     keep = json.loads(args.keep)
-
-    def open_store() -> Store:
-        return CommandStore(place.command) if place.is_command else Remote(place)
-
     policy = Policy(**keep) if keep else None
     task = Task(run, place.shown, policy, args.resumed_at, args.session, args.beat)
     with locked(run.mirror_folder / "lock"):
-        Watcher(task, open_store).run()
+        Watcher(task, lambda: _store(place)).run()
+
+
+def _store(place: Place) -> Store:
+    return CommandStore(place.command) if place.is_command else Remote(place)
 
 
 def _step_back() -> None:
@@ -112,16 +113,7 @@ def _other(owner: Owner | None, run: Run) -> str:
 
 
 def _as_json(copy: Copy) -> dict[str, Any]:
-    seal = copy.seal.to_json() if copy.seal else None
-    return {
-        "name": copy.name,
-        "step": copy.step,
-        "state": copy.state,
-        "reason": copy.reason,
-        "seal_sha": copy.seal_sha,
-        "seal": seal,
-        "sizes": dict(copy.sizes),
-    }
+    return asdict(copy) | {"seal": copy.seal.to_json() if copy.seal else None}
 
 
 def pull(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[str, Any]:
@@ -144,7 +136,7 @@ def pull(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[st
 
 def push(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     """Copy the named steps, where they are not there yet."""
-    store: Store = CommandStore(place.command) if place.is_command else Remote(place)
+    store = _store(place)
     copies = {copy.step: copy for copy in store.copies()}
     other = _other(store.owner(), run)
     texts = Sealed(run).texts()

@@ -4,7 +4,6 @@
 
 writes a JSON document to stdout. PLUGIN are plugins that come neither with Axolotl nor with us.
 
-    axolotl   its version
     keys      each key that a config may hold, with the type of its value
     bundled   {folder: {name, keys}}: the plugins below axolotl.integrations
     named     {PLUGIN: {keys}}, or {PLUGIN: {error}} if it cannot be loaded
@@ -28,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from leviathan_train.config.arguments import LeviathanArgs
+from leviathan_train.config.schema import bundled_folder
 from leviathan_train.jobs.schema_types import ANY, keys_of, spellings
 
 # Read by load_cfg before validation, or set there for all to read (axolotl, cli/config.py).
@@ -52,14 +52,13 @@ def describe(plugins: Sequence[str]) -> dict[str, Any]:
     core = {key: node for key, node in core.items() if key in declared or key not in of_plugins}
     named = {name: named_plugin(name) for name in dict.fromkeys(plugins)}
     for name in always_loaded():
-        folder = name.removeprefix("axolotl.integrations.").split(".")[0]
+        folder = bundled_folder(name)
         more = bundled[folder][1] if folder in bundled else named_plugin(name).get("keys", {})
         core = more | core  # a plugin's validators read keys of the core too
     core |= keys_of(LeviathanArgs) | dict.fromkeys((*READ_BY_LOAD_CFG, *REPLACED), ANY)
     for key in NOT_FOR_USERS:
         core.pop(key, None)
     return {
-        "axolotl": importlib.metadata.version("axolotl"),
         "keys": core,
         "bundled": {
             folder: {"name": name, "keys": {k: v for k, v in keys.items() if k not in core}}
@@ -217,17 +216,15 @@ def modules_in(folder: Path) -> list[str]:
     return sorted({path.stem for path in found} - {"__init__"})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    plugins = sys.argv[1:] if arguments is None else arguments
+def main() -> None:
     # Whatever libraries print while they are imported goes to stderr.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with contextlib.redirect_stdout(sys.stderr):
-        document = describe(plugins)
+        document = describe(sys.argv[1:])
     with answer:
         json.dump(document, answer, separators=(",", ":"), sort_keys=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -62,18 +62,12 @@ def reduced(schema: Any, definitions: Mapping[str, Any] | None = None) -> Node:
     if kind in LIMITS:
         limits = {key: schema[key] for key in LIMITS[kind] if is_json(schema.get(key))}
         return {"type": kind, **limits}
-    if kind == "literal":
-        return (
-            {"type": kind, "expected": schema["expected"]} if is_json(schema["expected"]) else ANY
-        )
-    if kind == "enum":
+    if kind == "literal" and is_json(schema["expected"]):
+        return {"type": kind, "expected": schema["expected"]}
+    if kind == "enum" and not schema.get("missing"):
         values = [member.value for member in schema["members"]]
-        by_name = all(isinstance(value, str) for value in values)
-        return (
-            {"type": "literal", "expected": values}
-            if by_name and not schema.get("missing")
-            else ANY
-        )
+        if all(isinstance(value, str) for value in values):
+            return {"type": "literal", "expected": values}
     if kind == "nullable":
         return {"type": kind, "schema": reduced(schema["schema"], definitions)}
     if kind == "union":

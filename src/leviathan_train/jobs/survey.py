@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.data import Source
-from leviathan_train.config.load import Config
-from leviathan_train.config.memory import number
+from leviathan_train.config.load import Config, number
 from leviathan_train.config.requirements import is_on
 from leviathan_train.config.row_types import TOKENISED
 from leviathan_train.config.survey import Judged, survey
@@ -22,7 +21,7 @@ SECONDS = 15.0
 _IGNORED = -100
 
 
-def survey_rows(values: Mapping[str, Any], path: str, seconds: float = SECONDS) -> dict[str, Any]:
+def survey_rows(values: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Look at the rows of a config's local data files.
 
     Args:
@@ -39,7 +38,7 @@ def survey_rows(values: Mapping[str, Any], path: str, seconds: float = SECONDS) 
             judge = _Strategies(values)
         except Exception as error:  # the tokenizer is not here, or not of a kind that is known
             unknown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return survey(config, judge, unknown=unknown, seconds=seconds).as_json()
+    return survey(config, judge, unknown=unknown, seconds=SECONDS).as_json()
 
 
 def _not_judged(values: Mapping[str, Any]) -> str:
@@ -77,10 +76,8 @@ class _Strategies:
         if strategy.supports_batched:
             made = strategy.tokenize_prompt({name: [value] for name, value in row.items()})
             # A long text of `completion` becomes several rows, each of which fits.
-            lengths = [len(ids) for ids in made["input_ids"]] or [0]
-            labels = [label for part in made["labels"] for label in part]
-            counted = sum(label != _IGNORED for label in labels)
-            return Judged(max(lengths) if len(lengths) > 1 else lengths[0], counted)
+            longest = max(made["input_ids"], key=len, default=())
+            return _judged(longest, [label for part in made["labels"] for label in part])
         made = strategy.tokenize_prompt(row)
         return _judged(made["input_ids"], made["labels"])
 

@@ -16,9 +16,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from leviathan_train.config.places import path_in, shown
 
 
 class _Heard(logging.Handler):
@@ -94,25 +96,11 @@ def _of_datasets(title: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def describe(found: Iterable[Mapping[str, Any]], values: Any) -> list[str]:
-    """Pydantic's errors as `key: message` lines, one for each key.
-
-    The branches of a union (`bf16.bool`, `datasets.0.SFTDataset.path`) are no keys: of a
-    location, only what stands in `values` is kept, and the last name of a missing key.
-    """
+    """Pydantic's errors as `key: message` lines, one for each key."""
     lines: dict[str, list[str]] = {}
     for error in found:
         text = one_line(str(error["msg"]).removeprefix("Value error, "))
-        key = ""
-        at: Any = values
-        for part in error["loc"]:
-            if isinstance(at, list) and isinstance(part, int) and part < len(at):
-                key, at = f"{key}[{part}]", at[part]
-            elif isinstance(at, Mapping) and part in at:
-                key, at = f"{key}.{part}" if key else str(part), at[part]
-            elif (
-                isinstance(at, Mapping) and error["type"] == "missing" and part == error["loc"][-1]
-            ):
-                key = f"{key}.{part}" if key else str(part)
+        key = shown(path_in(values, error["loc"], is_missing=error["type"] == "missing"))
         if text not in lines.setdefault(key, []):
             lines[key].append(text)
     return [
@@ -127,8 +115,8 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    (name,) = sys.argv[1:] if arguments is None else arguments
+def main() -> None:
+    (name,) = sys.argv[1:]
     text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     document = json.loads(text)
     # Whatever libraries print while they are imported goes to stderr.
@@ -142,8 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result["rows"] = survey_rows(document["config"], path)
     with answer:
         json.dump(result, answer)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

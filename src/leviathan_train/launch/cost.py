@@ -10,8 +10,8 @@ from typing import Any
 
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.base_model import model_folder
-from leviathan_train.config.load import Config, normalise
-from leviathan_train.config.memory import memory, number
+from leviathan_train.config.load import Config, normalise, number
+from leviathan_train.config.memory import memory
 from leviathan_train.config.requirements import is_on
 from leviathan_train.config.survey import Fault, Survey
 from leviathan_train.errors import UsageError

@@ -24,7 +24,6 @@ from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.config.pitfalls import pitfalls
-from leviathan_train.config.redact import quoted
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, cost, mirrored, resume
 from leviathan_train.launch.disk import forecast
@@ -238,7 +237,7 @@ _HINTS: Mapping[Level, str] = {
 
 
 def _changed(change: Change) -> Finding:
-    old, new = quoted(change.key, change.old), quoted(change.key, change.new)
+    old, new = change.shown
     level = _LEVELS.get(change.effect, Level.OK)
     return Finding(
         level,

@@ -18,7 +18,6 @@ from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.changes import Change, changes_since
 from leviathan_train.config.load import Config
-from leviathan_train.config.redact import quoted
 from leviathan_train.errors import UsageError
 from leviathan_train.launch import (
     command,
@@ -254,7 +253,7 @@ class Starter:
         processes = self.options.layout.processes
         found = changes_since(origin_of(offer.checkpoint), self.config, world_size=processes)
         for one in found:
-            old, new = quoted(one.key, one.old), quoted(one.key, one.new)
+            old, new = one.shown
             self.dialog.tell(f"   {one.key}: {old} -> {new}: {one.effect} ({one.why})")
         confirm.refuse(self.config, offer.checkpoint, found, self.options.typed)
         return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from leviathan_train.config.base_model import is_local
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
-from leviathan_train.system.files import read_json
+from leviathan_train.system.files import read_object
 
 INDEX = "model.safetensors.index.json"
 """Which file of several holds which tensor."""
@@ -59,9 +59,7 @@ def _sound(base: Path) -> Path:
         raise UsageError(
             f"The base model in {base} is incomplete: {missing} is missing.", "Fetch it again."
         )
-    config = read_json(base / "config.json")
-    quantisation = config.get("quantization_config") if isinstance(config, dict) else None
-    if quantisation:
+    if quantisation := read_object(base / "config.json").get("quantization_config"):
         raise UsageError(
             f"The base model in {base} is stored quantised ({quantisation.get('quant_method')}):"
             " no adapter can be added to it exactly.",
@@ -75,8 +73,7 @@ def weight_files(folder: Path) -> list[Path]:
     whole = folder / "model.safetensors"
     if whole.exists():
         return [whole]
-    index = read_json(folder / INDEX)
-    names = (index.get("weight_map") or {}).values() if isinstance(index, dict) else ()
+    names = (read_object(folder / INDEX).get("weight_map") or {}).values()
     return sorted({folder / str(name) for name in names} or folder.glob("model*.safetensors"))
 
 

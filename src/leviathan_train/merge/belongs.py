@@ -13,7 +13,7 @@ from leviathan_train.config.base_model import base_facts, has_fingerprint, is_lo
 from leviathan_train.errors import UsageError
 from leviathan_train.merge.adapters import PREFIX, WEIGHTS, Adapter
 from leviathan_train.merge.base import find_base, weight_files
-from leviathan_train.system.files import read_json
+from leviathan_train.system.files import read_object
 from leviathan_train.system.safetensors import Entry, HeaderError, read_header
 
 
@@ -96,6 +96,5 @@ def _adapted_shape(header: Mapping[str, Entry], layer: str) -> tuple[int, int] |
 
 def base_of(path: Path) -> str | None:
     """The base model that an adapter folder names."""
-    value = read_json(path / "adapter_config.json")
-    name = value.get("base_model_name_or_path") if isinstance(value, dict) else None
+    name = read_object(path / "adapter_config.json").get("base_model_name_or_path")
     return str(name) if name else None

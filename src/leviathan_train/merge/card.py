@@ -9,6 +9,7 @@ from typing import Any
 
 from leviathan_train.config.base_model import is_local
 from leviathan_train.config.inputs import is_data_file
+from leviathan_train.config.load import entries
 from leviathan_train.config.redact import redact
 
 _SETTINGS = (
@@ -109,8 +110,7 @@ def _licence(base: Path) -> dict[str, Any]:
 
 
 def _entries(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    entries = [entry for entry in settings.get("datasets") or [] if isinstance(entry, Mapping)]
-    return [entry for entry in entries if entry.get("path")]
+    return [entry for _, _, entry in entries(settings, "datasets") if entry.get("path")]
 
 
 def _on_hub(entry: Mapping[str, Any]) -> bool:

@@ -49,7 +49,7 @@ def policy_of(values: Mapping[str, Any]) -> Policy | None:
     return Policy(
         keep,
         every if isinstance(every, int) and every > 0 else None,
-        1 if best is None else int(best) if isinstance(best, int) else 1,
+        int(best) if isinstance(best, int) else 1,
     )
 
 
@@ -191,13 +191,5 @@ def _ask(
 
 
 def _copy(value: Mapping[str, Any]) -> Copy:
-    seal = Seal.from_json(value["seal"]) if value["seal"] else None
-    return Copy(
-        value["name"],
-        value["step"],
-        CopyState(value["state"]),
-        value["reason"],
-        value["seal_sha"],
-        seal,
-        value["sizes"],
-    )
+    state, seal = CopyState(value["state"]), Seal.from_json(value["seal"])
+    return Copy(**{**value, "state": state, "seal": seal})

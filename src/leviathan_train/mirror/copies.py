@@ -139,7 +139,7 @@ def to_fetch(
         newest = max(intact, default=-1)
         return [copy for copy in reversed(whole) if copy.step > newest]
     if choice == "best":
-        both = [*(item for item in local if item.intact)]
+        both = [item for item in local if item.intact]
         both += [copy.as_checkpoint() for copy in whole if copy.step not in intact]
         best = store.best(sorted(both, key=lambda item: item.step))
         return [copy for copy in whole if best and copy.step == best.step not in intact]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.folder import make_durable
 from leviathan_train.checkpoints.seal import SEAL, FaultError, digest, file_stats
 from leviathan_train.errors import LeviathanError
 from leviathan_train.mirror.copies import Copy
@@ -15,7 +16,7 @@ from leviathan_train.mirror.remote import Remote
 from leviathan_train.mirror.sealed import sha_of
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system import units
-from leviathan_train.system.files import free_bytes, is_out_of_space, sync_file, sync_folder
+from leviathan_train.system.files import folder_bytes, free_bytes, is_out_of_space, sync_folder
 
 _BLOCK = 8 << 20
 
@@ -40,7 +41,7 @@ def fetch(run: Run, remote: Remote, copy: Copy, on_bytes: Callable[[int], None])
     _check_room(run, copy, folder)
     try:
         _download(remote, copy, folder, on_bytes)
-        _make_durable(folder)
+        make_durable(folder, file_stats(folder))
     except FaultError as fault:
         raise LeviathanError(
             f"The copy of {copy.name} at {remote.place.shown} is not what was sealed: {fault}.",
@@ -78,7 +79,7 @@ def _download(remote: Remote, copy: Copy, folder: Path, on_bytes: Callable[[int]
     assert copy.seal is not None
 
     def count() -> None:
-        on_bytes(_bytes_in(folder))
+        on_bytes(folder_bytes(folder))
 
     for file, (size, sha) in copy.seal.files.items():
         parts = PurePosixPath(file).parts
@@ -120,12 +121,8 @@ def _complete(
 
 def _check_room(run: Run, copy: Copy, folder: Path) -> None:
     free = free_bytes(run.path)
-    if free is not None and free < copy.bytes - _bytes_in(folder):
+    if free is not None and free < copy.bytes - folder_bytes(folder):
         raise _no_room(run, copy)
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(max(0, found[0]) for found in file_stats(folder).values())
 
 
 def _no_room(run: Run, copy: Copy) -> LeviathanError:
@@ -133,12 +130,3 @@ def _no_room(run: Run, copy: Copy) -> LeviathanError:
         f"No room for {copy.name} ({units.size(copy.bytes)}) on the disk of {run.path}.",
         "Free some space and type the same command again: it goes on where it ended.",
     )
-
-
-def _make_durable(folder: Path) -> None:
-    folders = {folder}
-    for name in file_stats(folder):
-        sync_file(folder / name)
-        folders.update((folder / name).parents[: name.count("/") + 1])
-    for one in folders:
-        sync_folder(one)

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 
 from leviathan_train.checkpoints import seal as seals
+from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.seal import SEAL, FaultError
 from leviathan_train.mirror.copies import Copy, CopyState
 from leviathan_train.mirror.place import Place
@@ -34,7 +35,6 @@ SET_ASIDE = "leviathan.superseded.json"
 """The name of a seal once its checkpoint belongs to a branch that was left."""
 _OWNER = "leviathan-mirror.json"
 _PART = ".part"
-_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _BLOCK = 8 << 20
 _WITH_FOLDERS = frozenset({"file", "local", "sftp", "ssh", "smb", "ftp"})
 """Protocols under which a folder must be made first and half a file can be seen. For others
@@ -88,7 +88,7 @@ class Remote:
             folders: dict[str, dict[str, Mapping[str, Any]]] = {}
             for path, info in found.items():
                 folder, _, file = str(path)[len(self._root) :].lstrip("/").partition("/")
-                if _NAME.fullmatch(folder) and file:
+                if store.NAME.fullmatch(folder) and file:
                     folders.setdefault(folder, {})[file] = info
             copies = [self._copy(name, files) for name, files in folders.items()]
         return sorted(copies, key=lambda copy: copy.step)
@@ -162,12 +162,7 @@ class Remote:
         with told(self.place):
             if try_old and self._is_there(target, md5.hexdigest()):
                 return  # of a copy that was interrupted
-            if self._has_folders:
-                self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
-                self._fs.put_file(str(local), target + _PART)
-                self._publish(target)
-            else:
-                self._fs.put_file(str(local), target)
+            self._put(target, lambda at: self._fs.put_file(str(local), at))
             info = self._fs.info(target)
             told_md5 = _md5_in(info)
             same = int(info.get("size") or 0) == size and told_md5 in {None, md5.hexdigest()}
@@ -182,8 +177,17 @@ class Remote:
         self._fs.invalidate_cache()
         return _md5_in(self._fs.info(target)) == md5
 
-    def _publish(self, target: str) -> None:
-        """Give a file that was written whole its name, on a disk durably."""
+    def _put(self, target: str, write: Callable[[str], object]) -> None:
+        """Write a file; where half of it could be seen, under another name first.
+
+        Args:
+            write: writes all of it under the name that it is given.
+        """
+        if not self._has_folders:
+            write(target)
+            return
+        self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
+        write(target + _PART)
         if self._is_local:
             sync_file(Path(target + _PART))
             os.replace(target + _PART, target)
@@ -194,23 +198,15 @@ class Remote:
         self._fs.mv(target + _PART, target)
 
     def _write(self, target: str, text: bytes) -> None:
-        if self._has_folders:
-            self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
-            self._fs.pipe_file(target + _PART, text)
-            self._publish(target)
-        else:
-            self._fs.pipe_file(target, text)
+        self._put(target, lambda at: self._fs.pipe_file(at, text))
         if bytes(self._fs.cat_file(target)) != text:
             raise MirrorError(
                 f"The mirror {self.place.shown}: {target} is not what was written.", Trouble.DIFFERS
             )
 
     def _digest(self, target: str) -> str:
-        sha = hashlib.sha256()
         with self._fs.open(target, "rb", block_size=_BLOCK) as stream:
-            while block := stream.read(_BLOCK):
-                sha.update(block)
-        return sha.hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def read(self, name: str, file: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of a file, or those from `start` to before `end`."""

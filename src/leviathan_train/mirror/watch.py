@@ -127,9 +127,7 @@ class Watcher:
 
     def _turn(self, *, beat: bool) -> float:
         """Do what there is to do; the seconds until the next look."""
-        due = beat and (
-            self._claimed_at is None or self._clock() - self._claimed_at >= self._task.beat
-        )
+        due = beat and self._claim_is_due()
         if self._has_looked and not due and not self._pending():
             self._tell(done=True, copying=None)
             return _POLL
@@ -166,18 +164,23 @@ class Watcher:
         found, now = store.owner(), self._clock()
         if found is None or found.writer in {"", self._me.writer}:
             self._other = None
-            if self._claimed_at is None or now - self._claimed_at >= self._task.beat:
-                store.claim(replace(self._me, at=time.time()))
-                self._claimed_at = now
+            if self._claim_is_due():
+                self._claim(store)
             return True
         if self._other is None or self._other[0] != found:
             self._other = (found, now)
         if now - self._other[1] < 2.5 * self._task.beat:
             self._tell(other=f"{found.host}:{found.folder}", copying=None)
             return False
-        store.claim(replace(self._me, at=time.time()))
-        self._claimed_at = now
+        self._claim(store)
         return False  # of two that claim at once, the next look tells which one it is
+
+    def _claim_is_due(self) -> bool:
+        return self._claimed_at is None or self._clock() - self._claimed_at >= self._task.beat
+
+    def _claim(self, store: Store) -> None:
+        store.claim(replace(self._me, at=time.time()))
+        self._claimed_at = self._clock()
 
     def _bring_up_to_date(self, store: Store) -> None:
         copies = store.copies()
@@ -190,19 +193,17 @@ class Watcher:
             self._branch_left = True
             copies = store.copies()
         self._know(copies)
+        there = {copy.step: copy for copy in copies}
         for step in self._pending():
             if step not in texts:
                 continue  # sealed since; it is copied at the next turn
             path = self._run.checkpoint(step)
             self._tell(copying=path.name)
             try:
-                store.upload(path, texts[step], _of(copies, step))
-            except FaultError as fault:
-                self._refused.add(sealed[step])
-                print(f"{path.name} is not copied: {fault}", flush=True)
+                store.upload(path, texts[step], there.get(step))
             except FileNotFoundError:
                 continue  # retention was faster
-            except OSError as error:
+            except (FaultError, OSError) as error:
                 self._refused.add(sealed[step])
                 print(f"{path.name} is not copied: {error}", flush=True)
             else:
@@ -277,10 +278,6 @@ class CommandStore:
         return None
 
     def claim(self, owner: Owner) -> None: ...
-
-
-def _of(copies: list[Copy], step: int) -> Copy | None:
-    return next((copy for copy in copies if copy.step == step), None)
 
 
 def writer_of(run: Run) -> str:

@@ -54,6 +54,12 @@ def read_json(path: Path, most: int = RECORD_BYTES) -> Any:
         return None
 
 
+def read_object(path: Path, most: int = RECORD_BYTES) -> dict[str, Any]:
+    """The JSON object in `path`; empty where there is none that can be read."""
+    found = read_json(path, most)
+    return found if isinstance(found, dict) else {}
+
+
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Replace `path` by `text` in one rename.
 

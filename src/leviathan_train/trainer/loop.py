@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.store import Seal
 from leviathan_train.config.load import Config
 from leviathan_train.run.records import Cause, Request, RequestKind
@@ -93,7 +92,3 @@ class Loop:
             listener.heard.pause is not None, bool(listener.heard.saves) or self.save_is_due
         )
         return pause, save
-
-    def is_sealed(self) -> bool:
-        """Whether the current step has a sealed checkpoint already."""
-        return store.is_sealed(self.checkpoint)

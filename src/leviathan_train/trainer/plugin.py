@@ -99,7 +99,7 @@ class LeviathanPlugin(BasePlugin):
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         process = self._begin(cfg)
         know_cpu_ranks()
-        upstream.keep_signals(trainer)
+        upstream.keep_signals()
         upstream.keep_4bit_weights(trainer)
         other_callbacks.quiet_progress(trainer)
         keep_workers(trainer)

@@ -45,7 +45,7 @@ def start_at(trainer: TrainerLike, stored: Mapping[str, int], ranks: int, ranks_
     if here is None or trainer.args.ignore_data_skip:
         return
 
-    def place(max_steps: int, steps_per_epoch: int) -> tuple[int, int] | None:
+    def place(steps_per_epoch: int) -> tuple[int, int] | None:
         if here.batches_per_epoch and abs(here.steps_per_epoch - steps_per_epoch) > here.tolerance:
             return None
         return here.epoch, here.batches

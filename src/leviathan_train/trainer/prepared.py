@@ -12,7 +12,7 @@ from typing import Any
 
 from leviathan_train.config.inputs import changed_data
 from leviathan_train.config.load import Config
-from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.files import read_json, read_object, write_json
 from leviathan_train.trainer import upstream
 
 
@@ -23,8 +23,7 @@ def sources_file(cfg: Any) -> Path:
 
 def sources(cfg: Any) -> dict[str, Any]:
     """What is known of the files that rows were prepared from; see `inputs.data_facts`."""
-    known = read_json(sources_file(cfg))
-    return known if isinstance(known, dict) else {}
+    return read_object(sources_file(cfg))
 
 
 def remember(cfg: Any, facts: dict[str, Any]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import is_peft_available
 
 from leviathan_train.errors import LeviathanError
+from leviathan_train.trainer import sharded
 from leviathan_train.trainer.protocol import TrainerLike
 from leviathan_train.trainer.settings import Group
 
@@ -38,36 +38,30 @@ def prove_loaded(
     """
     if trainer.is_deepspeed_enabled:
         return
-    if trainer.is_fsdp_enabled:
-        yield from _prove_schedule(trainer, checkpoint)
-        return
-    if (verdict := _adapter_equals(trainer, checkpoint)) is not None:
-        yield _claim("adapter weights", verdict, checkpoint)
-    for name, file, owner in (
-        ("optimizer state", "optimizer.pt", trainer.optimizer),
-        ("LR schedule", "scheduler.pt", trainer.lr_scheduler),
-    ):
-        if (checkpoint / file).is_file() and (with_optimizer or owner is not trainer.optimizer):
-            stored = torch.load(checkpoint / file, map_location="cpu", weights_only=True)
-            live = owner.state_dict()
-            if owner is trainer.optimizer:
-                live = _with_settings_of(stored, live, fresh)
-            yield _claim(name, _tree_equal(stored, live), checkpoint)
-
-
-def _prove_schedule(trainer: TrainerLike, checkpoint: Path) -> Iterator[str]:
-    """What is the same on all ranks; see `sharded` for the rest."""
-    file = checkpoint / "scheduler.pt"
-    if file.is_file():
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+    if not trainer.is_fsdp_enabled:  # else each rank has a part; see `sharded`
+        if (verdict := _adapter_equals(trainer, checkpoint)) is not None:
+            yield claim("adapter weights", verdict, checkpoint)
+        if with_optimizer and (stored := _stored(checkpoint / "optimizer.pt")) is not None:
+            live = _with_settings_of(stored, trainer.optimizer.state_dict(), fresh)
+            yield claim("optimizer state", _tree_equal(stored, live), checkpoint)
+    if (stored := _stored(checkpoint / "scheduler.pt")) is not None:
         same = _tree_equal(stored, trainer.lr_scheduler.state_dict())
-        yield _claim("LR schedule", same, checkpoint)
+        yield claim("LR schedule", same, checkpoint)
 
 
-def _claim(name: str, holds: bool, checkpoint: Path) -> str:
+def claim(name: str, holds: bool, checkpoint: Path) -> str:
+    """The name of what was compared with a checkpoint.
+
+    Raises:
+        LeviathanError: it does not hold.
+    """
     if not holds:
         raise LeviathanError(f"The {name} did not load as {checkpoint} holds it.")
     return name
+
+
+def _stored(file: Path) -> Any:
+    return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
 
 
 def _with_settings_of(stored: Any, live: Any, fresh: Sequence[Group]) -> Any:
@@ -85,16 +79,10 @@ def _with_settings_of(stored: Any, live: Any, fresh: Sequence[Group]) -> Any:
 
 def _adapter_equals(trainer: TrainerLike, checkpoint: Path) -> bool | None:
     file = checkpoint / "adapter_model.safetensors"
-    if not file.is_file() or not is_peft_available():
+    live = sharded.adapter(trainer) if file.is_file() else {}
+    if not live:
         return None
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not isinstance(model, PeftModel):
-        return None
-    stored = load_file(file)
-    live = get_peft_model_state_dict(model)
+    stored = sharded.read(file)
     shared = stored.keys() & live.keys()
     if not shared or any("lora_" in key for key in stored.keys() - shared):
         return False

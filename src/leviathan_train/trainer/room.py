@@ -42,26 +42,25 @@ class Room:
         A rank alone tries once more after a save that failed. Of several, one that fails leaves
         the others in the middle of what they write together.
         """
-        run, ranks = self._loop.process.run, self._loop.ranks
+        ranks = self._loop.ranks
         if ranks.size > 1 and ranks.rank == 0:
-            need = _largest(store.scan(run))
-            free = free_bytes(run.path)
-            if free is not None and free < need:
-                self._tell_freed(self._free(need))
+            self._make_room(_largest(store.scan(self._loop.process.run)))
 
     def for_final(self) -> None:
         """Make room for what a finished training leaves: the weights, an adapter's twice.
 
         Only where it is visibly needed, before rank 0 writes them.
         """
-        run = self._loop.process.run
-        last = store.latest(store.scan(run))
-        if last is None or self._loop.ranks.rank != 0:
-            return
-        need = 2 * sum(size for name, size in last.files.items() if FINAL_FILE.match(name))
-        free = free_bytes(run.path)
+        last = store.latest(store.scan(self._loop.process.run))
+        if last is not None and self._loop.ranks.rank == 0:
+            once = sum(size for name, size in last.files.items() if FINAL_FILE.match(name))
+            self._make_room(2 * once, "the final adapter")
+
+    def _make_room(self, need: int, what: str = "") -> None:
+        """Delete what may go, where the disk visibly has less than `need` bytes."""
+        free = free_bytes(self._loop.process.run.path)
         if free is not None and free < need:
-            self._tell_freed(self._free(need), "the final adapter")
+            self._tell_freed(self._free(need), what)
 
     def after(self, error: Exception) -> None:
         """Make room after a save of the current step that failed, so that it can be tried again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -101,10 +102,10 @@ class Seam:
         A falling loss goes on to fall, but less and less: anywhere between the recent level
         and the recent line drawn on is where it was going.
         """
-        level, slope = sum(recent) / len(recent), _slope(recent)
-        drawn_on = level + slope * ((len(recent) - 1) / 2 + (len(new) + 1) / 2)
-        middle = (len(recent) - 1) / 2
-        off = [loss - level - slope * (at - middle) for at, loss in enumerate(recent)]
+        level = sum(recent) / len(recent)
+        slope, start = statistics.linear_regression(range(len(recent)), recent)
+        drawn_on = start + slope * (len(recent) - 1 + (len(new) + 1) / 2)
+        off = [loss - start - slope * at for at, loss in enumerate(recent)]
         # Two of the points went into the line; the last factor is for few points.
         noise = math.sqrt(sum(d * d for d in off) / max(1, len(off) - 2)) * (1 + 2 / len(off))
         limit = max(
@@ -167,12 +168,3 @@ class Seam:
         word = "as before" if self.memory_after <= _MEMORY_FACTOR * self.memory_before else "MORE"
         before, after = self.memory_before / (1 << 30), self.memory_after / (1 << 30)
         return f"GPU memory {before:.1f} -> {after:.1f} GiB, {word}"
-
-
-def _slope(values: Sequence[float]) -> float:
-    """Of the line of least squares through values at equal distances."""
-    middle = (len(values) - 1) / 2
-    weights = [index - middle for index in range(len(values))]
-    return sum(w * value for w, value in zip(weights, values, strict=True)) / sum(
-        w * w for w in weights
-    )

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.utils import is_peft_available
 
 from leviathan_train.trainer.protocol import TrainerLike
 
@@ -23,7 +22,7 @@ _MODEL, _OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
 
 def is_sharded(trainer: TrainerLike) -> bool:
     """Whether FSDP2 shards an adapter."""
-    return bool(trainer.is_fsdp_enabled) and bool(_live(trainer))
+    return bool(trainer.is_fsdp_enabled) and bool(adapter(trainer))
 
 
 def save_adapter(trainer: TrainerLike, checkpoint: Path) -> None:
@@ -33,7 +32,7 @@ def save_adapter(trainer: TrainerLike, checkpoint: Path) -> None:
     """
     if not is_sharded(trainer) or (checkpoint / ADAPTER).exists():
         return
-    whole = {key: _whole(value).cpu().contiguous() for key, value in _live(trainer).items()}
+    whole = {key: _whole(value).cpu().contiguous() for key, value in adapter(trainer).items()}
     if trainer.args.should_save:
         from safetensors.torch import save_file
 
@@ -53,9 +52,9 @@ def load_adapter(trainer: TrainerLike, checkpoint: Path) -> None:
     file = checkpoint / ADAPTER
     if not is_sharded(trainer) or (checkpoint / _MODEL).is_dir() or not file.is_file():
         return
-    stored = _read(file)
+    stored = read(file)
     with torch.no_grad():
-        for key, value in _live(trainer).items():
+        for key, value in adapter(trainer).items():
             if key in stored:
                 _local(value).copy_(_part(stored[key], value))
 
@@ -66,11 +65,11 @@ def prove_loaded(trainer: TrainerLike, checkpoint: Path) -> Iterator[tuple[str, 
     Yields:
         `adapter weights`, `optimizer state`, and whether each is equal.
     """
-    live = _live(trainer)
+    live = adapter(trainer)
     if (checkpoint / _MODEL).is_dir():
         yield "adapter weights", _same_as_saved({"model": live}, checkpoint / _MODEL)
     elif (checkpoint / ADAPTER).is_file():
-        stored = _read(checkpoint / ADAPTER)
+        stored = read(checkpoint / ADAPTER)
         same = (
             torch.equal(_part(stored[key], value).to(_local(value)), _local(value))
             for key, value in live.items()
@@ -116,10 +115,8 @@ def _model(trainer: TrainerLike) -> Any:
     return trainer.accelerator.unwrap_model(trainer.model)
 
 
-def _live(trainer: TrainerLike) -> Mapping[str, torch.Tensor]:
+def adapter(trainer: TrainerLike) -> Mapping[str, torch.Tensor]:
     """The adapter's tensors by peft's names, this rank's parts; empty without an adapter."""
-    if not is_peft_available():
-        return {}
     from peft import PeftModel, get_peft_model_state_dict
 
     model = _model(trainer)
@@ -129,7 +126,8 @@ def _live(trainer: TrainerLike) -> Mapping[str, torch.Tensor]:
     return found
 
 
-def _read(file: Path) -> Mapping[str, torch.Tensor]:
+def read(file: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
     from safetensors.torch import load_file
 
     stored: Mapping[str, torch.Tensor] = load_file(file)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leviathan_train.run.folder import Run
-from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.files import read_object, write_json
 
 
 def environment(run: Run, values: Mapping[str, Any], *, resumed: bool) -> dict[str, str]:
@@ -20,8 +20,8 @@ def environment(run: Run, values: Mapping[str, Any], *, resumed: bool) -> dict[s
         resumed: whether the log goes on; otherwise a new curve is begun.
     """
     file = run.records / "trackers.json"
-    known = read_json(file) if resumed else None
-    if not isinstance(known, dict) or "curve" not in known:
+    known = read_object(file) if resumed else {}
+    if "curve" not in known:
         known = {"curve": secrets.token_hex(4)}
         write_json(file, known)
     found: dict[str, str] = {}

@@ -133,7 +133,7 @@ def check_training(trainer: TrainerLike) -> None:
 # -- what the plugin switches off or replaces ------------------------------------------
 
 
-def keep_signals(trainer: TrainerLike) -> None:
+def keep_signals() -> None:
     """Keep Axolotl from taking SIGINT: its handler would write only the adapter, and exit 0.
 
     axolotl.train calls `setup_signal_handler` after `post_trainer_create`.
@@ -216,21 +216,21 @@ def train_batches(trainer: TrainerLike) -> int:
     return len(loader) * trainer.get_sp_size() if has_length(loader) else 0
 
 
-def start_at(trainer: Any, place: Callable[[int, int], tuple[int, int] | None]) -> None:
+def start_at(trainer: Any, place: Callable[[int], tuple[int, int] | None]) -> None:
     """Let training start at a place of our own.
 
     transformers (`_init_training_state`) divides `global_step` by the steps that an epoch
     should have, and so skips too few or too many batches of packed rows.
 
     Args:
-        place: gets the maximum of steps and the steps of an epoch; gives the epochs and the
-            batches to skip, or None to leave transformers' own reckoning.
+        place: gets the steps of an epoch; gives the epochs and the batches to skip, or None to
+            leave transformers' own reckoning.
     """
     original = trainer._init_training_state
 
     def init(max_steps: int, steps_per_epoch: int, *args: Any) -> tuple[int, int]:
         own: tuple[int, int] = original(max_steps, steps_per_epoch, *args)
-        return place(max_steps, steps_per_epoch) or own
+        return place(steps_per_epoch) or own
 
     trainer._init_training_state = init
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import time
 from typing import Any
 
 import torch
 
-import leviathan_train
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.final import hide_secrets, keep_final
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Seal
 from leviathan_train.config.redact import redact, secrets
+from leviathan_train.config.versions import installed
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.records import Cause, Ending, Phase
 from leviathan_train.trainer import rows, sharded, upstream
@@ -24,6 +23,7 @@ from leviathan_train.trainer.room import Room
 from leviathan_train.trainer.sealing import Sealer
 
 LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")
+"""What a checkpoint depends on besides this package."""
 
 
 class CheckpointWriter:
@@ -89,7 +89,7 @@ class CheckpointWriter:
     def save(self) -> None:
         """Write and seal the current step, unless it is sealed already; on all ranks."""
         self._sealer.wait()
-        if not self.loop.is_sealed():
+        if not store.is_sealed(self.loop.checkpoint):
             upstream.save_checkpoint(self.loop.trainer)
             self.seal()
 
@@ -165,7 +165,7 @@ class CheckpointWriter:
             time=time.time(),
             seconds_trained=loop.seconds_trained,
             world_size=loop.process.world_size,
-            versions=versions(),
+            versions=installed(LIBRARIES),
             config=redact(dict(loop.config.values)),
             trainer={
                 "loss_sums": [sums for sums, _ in known],
@@ -198,9 +198,3 @@ def gpu_memory() -> int | None:
     if not torch.cuda.is_available():
         return None
     return int(torch.cuda.memory_reserved())
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that a checkpoint depends on."""
-    found = {"leviathan": leviathan_train.__version__}
-    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}

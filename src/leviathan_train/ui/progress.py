@@ -70,8 +70,8 @@ class Screen:
         steps = max((item.step for item in found), default=0)
         from leviathan_train.launch import resume
 
-        hours = resume.seconds_lost(found)
-        trained = f", {render.duration(hours)} of training" if hours else ""
+        lost = resume.seconds_lost(found)
+        trained = f", {render.duration(lost)} of training" if lost else ""
         total = render.size(sum(item.bytes for item in found))
         them = render.count(len(found), "checkpoint")
         self.line(f"This deletes {them}: {steps} steps{trained}, {total}.")

@@ -91,11 +91,9 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
     return sum(max(map(len, column)) + 2 for column in columns) - 2
 
 
-def ago(at: float | None, now: float | None = None) -> str:
+def ago(at: float | None) -> str:
     """How long ago something was."""
-    if at is None:
-        return "-"
-    return f"{duration((time.time() if now is None else now) - at)} ago"
+    return "-" if at is None else f"{duration(time.time() - at)} ago"
 
 
 def document(value: Any) -> None:
@@ -117,10 +115,10 @@ def plain(text: object) -> str:
     )
 
 
-def one_line(text: str, most: int = 200) -> str:
-    """A cause in one line, however many its author wrote."""
+def one_line(text: str) -> str:
+    """A cause in one line of at most 200 characters, however many lines its author wrote."""
     told = plain(" ".join(text.split()))
-    return told if len(told) <= most else told[: most - 3] + "..."
+    return told if len(told) <= 200 else told[:197] + "..."
 
 
 def phase(now: Activity) -> str:

@@ -26,7 +26,7 @@ Value = dict[str, Any]
 
 def listing(run: Run, found: Sequence[Checkpoint]) -> Value:
     """All checkpoints of a run. Sizes in bytes, times in seconds since the epoch."""
-    newest, best = checkpoints.latest(list(found)), checkpoints.best(list(found))
+    newest, best = checkpoints.latest(found), checkpoints.best(found)
     return {
         "run": run.name,
         "path": str(run.path),
@@ -76,7 +76,7 @@ def row(item: Checkpoint, newest: Checkpoint | None, best: Checkpoint | None) ->
 def details(run: Run, item: Checkpoint, found: Sequence[Checkpoint]) -> Value:
     """One checkpoint with its files, for `latest`, `best` and `show`."""
     facts, seal = item.facts, item.seal
-    return row(item, checkpoints.latest(list(found)), checkpoints.best(list(found))) | {
+    return row(item, checkpoints.latest(found), checkpoints.best(found)) | {
         "run": run.name,
         "max_steps": facts.max_steps,
         "best_metric": finite(facts.best_metric),

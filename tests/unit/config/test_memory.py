@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,13 @@ def test_what_cannot_be_told_is_said(base: Path, settings: dict[str, Any], why: 
 def test_a_mixture_of_experts_is_not_reckoned(tmp_path: Path) -> None:
     small = QWEN3_8B | {"num_hidden_layers": 1, "num_experts": 8}
     assert "experts" in of(hollow_base(tmp_path / "base", small)).unknown
+
+
+def test_weights_that_are_cut_off_are_not_called_an_unknown_shape(tmp_path: Path) -> None:
+    cut = hollow_base(tmp_path / "base", {**QWEN3_8B, "num_hidden_layers": 1})
+    (file,) = cut.glob("*.safetensors")
+    os.truncate(file, 1000)
+    assert of(cut).unknown == f"the weights in {cut} cannot be read"
 
 
 def test_an_optimizer_that_is_not_known_is_named(base: Path) -> None:

@@ -6,6 +6,8 @@ After a save, `write` seals, `pause` leaves, and `report` tells of a step that g
 
 from __future__ import annotations
 
+from transformers import TrainerCallback
+
 from leviathan_train.trainer.callbacks.pause import PauseCallback
 from leviathan_train.trainer.callbacks.report import ReportCallback
 from leviathan_train.trainer.callbacks.resume import ResumeCallback
@@ -13,10 +15,8 @@ from leviathan_train.trainer.callbacks.write import WriteCallback
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.writer import CheckpointWriter
 
-Callback = ResumeCallback | WriteCallback | PauseCallback | ReportCallback
 
-
-def in_order(loop: Loop, writer: CheckpointWriter) -> tuple[Callback, ...]:
+def in_order(loop: Loop, writer: CheckpointWriter) -> tuple[TrainerCallback, ...]:
     """The callbacks of a training, in the order in which they must be called."""
     return (
         ResumeCallback(loop, writer),

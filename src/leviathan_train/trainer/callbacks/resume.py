@@ -26,7 +26,7 @@ from leviathan_train.config.redact import redact
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Begin, Phase
-from leviathan_train.system.files import read_json, write_json
+from leviathan_train.system.files import read_object, write_json
 from leviathan_train.trainer import other_callbacks, proof, rows, settings, sharded, upstream
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import placed, position, start_at
@@ -50,9 +50,8 @@ class ResumeCallback(TrainerCallback):
         seal = loop.resumed_seal
         if seal and (place := seal.trainer.get("position")):
             start_at(loop.trainer, place, loop.process.world_size, seal.world_size)
-        state = read_json(checkpoint / "trainer_state.json")
-        limit = loop.trainer.args.max_steps
-        if isinstance(state, dict) and 0 < limit <= state.get("global_step", 0):
+        state = read_object(checkpoint / "trainer_state.json")
+        if 0 < loop.trainer.args.max_steps <= state.get("global_step", 0):
             upstream.skip_the_loop(loop.trainer)
         folder, step = os.environ.get("TENSORBOARD_LOGGING_DIR"), store.step_of(checkpoint.name)
         if folder and step is not None and loop.process.rank == 0:
@@ -206,8 +205,7 @@ class ResumeCallback(TrainerCallback):
         loop = self.loop
         sharded.load_adapter(loop.trainer, checkpoint)
         for name, same in sharded.prove_loaded(loop.trainer, checkpoint):
-            if not all(loop.ranks.gather(same)):
-                raise LeviathanError(f"The {name} did not load as {checkpoint} holds it.")
+            proof.claim(name, all(loop.ranks.gather(same)), checkpoint)
             loop.process.say(f"✅ Loaded {name}")
 
     def _make_up_evaluation(self) -> None:

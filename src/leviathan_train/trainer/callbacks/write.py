@@ -1,4 +1,4 @@
-"""Seal each checkpoint once it is written, and save when asked, or when it is time."""
+"""Seal each checkpoint once it is written."""
 
 from __future__ import annotations
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from leviathan_train.launch.activity import Activity, Feed
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
 from leviathan_train.run.session import Session
+from leviathan_train.system.files import free_bytes
 from leviathan_train.system.gpu import Gpu, Nvml, used_by
 from leviathan_train.system.lines import LineReader
 from leviathan_train.ui.dashboard.curves import Curves, Point
@@ -51,23 +49,12 @@ class Snapshot:
 
 
 class Camera:
-    """Takes snapshots of a run, each from what changed since the one before.
+    """Takes snapshots of a run, each from what changed since the one before."""
 
-    Args:
-        gpus: reads the GPUs of this machine.
-        now: tells the time.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        *,
-        gpus: Callable[[], tuple[Gpu, ...]] | None = None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._gpus = gpus or Nvml()
-        self._feed = Feed(run, now=now)
+        self._gpus = Nvml()
+        self._feed = Feed(run)
         self._curves = Curves(run)
         self._target = lookup.shortest_name(run)
         self._screen = LineReader(Path())
@@ -87,7 +74,7 @@ class Camera:
             learning_rates=self._curves.points("learning_rate"),
             lines=tuple(self._lines),
             gpus=used_by(_ranks(activity.session), self._gpus()) if here else (),
-            disk_free_bytes=_free(self._run.path),
+            disk_free_bytes=free_bytes(self._run.path),
         )
 
     def _read(self, session: Session) -> None:
@@ -102,10 +89,3 @@ class Camera:
 def _ranks(session: Session | None) -> frozenset[int]:
     named = session.processes() if session else {}
     return frozenset(named[role].pid for role in named if role.startswith("rank"))
-
-
-def _free(path: Path) -> int | None:
-    try:
-        return shutil.disk_usage(path).free
-    except OSError:
-        return None

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,7 @@ def _run(figure: Figure, curves: dict[str, Curve]) -> dict[str, Any]:
             {"first_step": one.first_step, "resumed": one.resumed, "verdict": one.verdict}
             for one in figure.sessions
         ],
-        "checkpoints": [
-            {"step": saved.step, "best": saved.best, "state": saved.state}
-            for saved in figure.checkpoints
-        ],
+        "checkpoints": [asdict(saved) for saved in figure.checkpoints],
     }
 
 
