@@ -102,7 +102,7 @@ def now() -> Snapshot:
         training=True,
         over=False,
         launch=Launch(started=started, config=f"configs/{NAME}.yaml", cwd=os.getcwd()),
-        begin=Begin(started, 1000),
+        begin=Begin(started, 1300),
         status=status,
         checkpoint=newest,
     )
@@ -325,7 +325,7 @@ def test_80_by_24_holds_everything_that_one_wants_to_know(now: Snapshot) -> None
         f"leviathan pause {NAME}",
         f"leviathan save {NAME}",
         "q closes this screen",
-        "^ resumed at 1000",
+        "^ resumed at 1300",
     ):
         assert told in page, told
     assert len(re.findall("[⠁-⣿]+", page)) >= 5, "a curve over several rows"
