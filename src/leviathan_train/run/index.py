@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from leviathan_train.system import processes
+from leviathan_train.system import mounts, processes
 from leviathan_train.system.files import read_json, write_json
 
 SELFTEST = ".selftest"
@@ -75,7 +75,8 @@ def remember(run: Path, config: str, cwd: str) -> None:
 def remembered(is_run: Callable[[Path], bool]) -> list[Remembered]:
     """Every remembered run that is there; what has gone is forgotten.
 
-    A run whose disk is not mounted, or that lies on another host, is only left out.
+    A run whose disk is not mounted or does not answer, or that lies on another host, is only left
+    out.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -84,6 +85,8 @@ def remembered(is_run: Callable[[Path], bool]) -> list[Remembered]:
             known = {key: value[key] for key in ("path", "config", "cwd", "host") if key in value}
             entry = Remembered(**{key: str(part) for key, part in known.items()})
             path = Path(entry.path)
+            if not mounts.answers(path):
+                continue
             if entry.path and is_run(path):
                 found.append(entry)
             elif _has_gone(entry, file):

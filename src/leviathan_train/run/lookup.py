@@ -8,11 +8,12 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from leviathan_train.config.load import load_config, nearest
-from leviathan_train.errors import UsageError
+from leviathan_train.config.load import check_answers, load_config, nearest
+from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.run import index
 from leviathan_train.run.folder import TRAINING_ROOT, Run
 from leviathan_train.run.records import Launch
+from leviathan_train.system import mounts
 
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]+|final)")
 
@@ -47,6 +48,7 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
 
     Raises:
         UsageError: there is no such run, or the name means two things.
+        LeviathanError: it lies on a mount that does not answer.
     """
     if target is None:
         return _last_used(root, live=live)
@@ -56,6 +58,8 @@ def find(target: str | None, root: Path = TRAINING_ROOT, *, live: bool = False) 
             "That is not the name of a run: it is too long, or holds a NUL character.",
             "See them with:  leviathan runs",
         )
+    for place in (path, root / path):
+        check_answers(place)
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
         return _of_config(path, live=live)
     if path.is_dir():
@@ -91,8 +95,11 @@ def find_or_new(target: str | None, root: Path = TRAINING_ROOT) -> Run:
 
 def _below(root: Path) -> list[Run]:
     try:
+        if not mounts.answers(root):
+            return []
         with os.scandir(root) as entries:
-            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+            near = [entry for entry in entries if mounts.answers(Path(entry.path))]
+            folders = [Path(entry.path) for entry in near if entry.is_dir()]
     except OSError:
         return []
     return [Run(folder) for folder in folders if is_run(folder)]
@@ -211,7 +218,7 @@ def shortest_name(run: Run, root: Path = TRAINING_ROOT) -> str:
     try:
         if run.name and os.path.samefile(find(run.name, root).path, run.path):
             return run.name
-    except (UsageError, OSError):
+    except (LeviathanError, OSError):
         pass
     return str(run.path)
 
