@@ -112,8 +112,8 @@ def merges(folder: Path) -> Iterator[Part]:
     if why := injected.missing():
         print(f"No merges with failing system calls: {why}.", flush=True)
     else:
-        for call in ("open", *merging.NUMBERED):
-            yield f"merge {call}", partial(merging.one_by_one, made, call)
+        for target in merging.targets(made):
+            yield f"merge {' '.join(map(str, target))}", partial(merging.failing, made, *target)
     if os.geteuid() == 0:
         yield "merge full disk", partial(merging.disks, made)
 

@@ -126,15 +126,8 @@ def targets(merging: Merging) -> Iterator[Target]:
             yield call, str(number), True
 
 
-def one_by_one(merging: Merging, call: str) -> list[Try]:
-    """Let each call of a kind fail once."""
-    of_kind = [target for target in targets(merging) if target[0] == call]
-    found = [failing(merging, *target) for target in of_kind]
-    return [one for one in found if one]
-
-
-def failing(merging: Merging, call: str, which: str, replaces: bool) -> Try | None:
-    """A merge in which a call fails; None if it has not so many of this kind."""
+def failing(merging: Merging, call: str, which: str, replaces: bool) -> list[Try]:
+    """A merge in which a call fails; none if it has not so many of this kind."""
     place = merging.folder / f"{call}-{which}{'-replaces' * replaces}"
     if replaces:
         merging.put_old(place)
@@ -147,17 +140,16 @@ def failing(merging: Merging, call: str, which: str, replaces: bool) -> Try | No
         file = workplace(goal(place)) / "merged" / which
         arguments = ["-e", inject, "-P", str(file)]
     trace = merging.folder / f"{place.name}.trace"
-    answer = merging.merge(place, before=["strace", "-f", "-qq", "-o", str(trace), *arguments])
+    arguments += ["-e", f"trace={calls}", "--seccomp-bpf", "-qq", "-o", str(trace)]
+    answer = merging.merge(place, before=["strace", "-f", *arguments])
     hit = "(INJECTED)" in trace.read_text(errors="replace")
+    if not hit and which.isdigit():
+        return []
     problem = judge(merging, place, answer, replaces=replaces)
-    if not hit:
-        if not which.isdigit():
-            problem = "the call never came"
-        elif not problem:
-            return None
+    problem = problem or ("" if hit else "the call never came")
     what = ", a model replaced" if replaces else ""
     told = "" if not problem else f" ({answer[0]}: {answer[2]})"
-    return Try(f"merge, {call} fails{what}", problem=problem + told, seed=f"{which} {error}")
+    return [Try(f"merge, {call} fails{what}", problem=problem + told, seed=f"{which} {error}")]
 
 
 def disks(merging: Merging) -> list[Try]:
