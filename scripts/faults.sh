@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Disturb real trainings in every way: kill -9, power cuts, failing system calls, odd folders.
+# Disturb real trainings, and merges, in every way: kill -9, power cuts, failing system calls, mounts
+# that hang, odd folders.
 #
-#     ./scripts/faults.sh [--parts kills,power,calls,places,...] [--jobs 2] [--folder FOLDER]
+#     ./scripts/faults.sh [--parts kills,power,calls,merge,...] [--jobs 2] [--folder FOLDER]
 #
 # Under an hour on two idle cores. Prints a table in markdown at its end. Interrupted, it
 # continues where it was: each try is kept in work/faults/results.jsonl; delete that folder to
-# begin anew. Power cuts and full disks need root; what cannot be tried here is said.
+# begin anew. Power cuts, full disks and mounts need root; what cannot be tried here is said.
 set -euo pipefail
 
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from faults import bench, disks, injected, places, plain
+from faults import bench, disks, hanging, injected, merging, places, plain
 from faults.kills import Chain
 from faults.power import PowerCuts, cuts
 from faults.results import Results, Try, table
@@ -34,6 +34,8 @@ CHAINS = {2: 3, 1: 6}
 CUTS = 8
 """Power cuts on one disk."""
 DISKS = 4
+MOUNTS = 2
+"""Trainings whose mount hangs, of each kind."""
 
 
 def kills(folder: Path) -> Iterator[Part]:
@@ -94,6 +96,28 @@ def odd_places(folder: Path) -> Iterator[Part]:
         yield f"gone {seed}", partial(lambda seed: [places.gone(made, folder, seed)], seed)
 
 
+def hanging_mounts(folder: Path) -> Iterator[Part]:
+    if why := hanging.missing():
+        print(f"No mount that hangs: {why}.", flush=True)
+        return
+    yield "hanging commands", partial(hanging.commands, folder)
+    made = bench.make(folder / "bench-1")
+    for seed in range(1, MOUNTS + 1):
+        yield f"hanging for good {seed}", hanging.Hung(made, seed, folder, kills=CUTS).tries
+        yield f"hanging {seed}", hanging.Waiting(made, seed, folder).tries
+
+
+def merges(folder: Path) -> Iterator[Part]:
+    made = merging.make(bench.make(folder / "bench-1"), folder / "merging")
+    if why := injected.missing():
+        print(f"No merges with failing system calls: {why}.", flush=True)
+    else:
+        for target in merging.targets(made):
+            yield f"merge {' '.join(map(str, target))}", partial(merging.failing, made, *target)
+    if os.geteuid() == 0:
+        yield "merge full disk", partial(merging.disks, made)
+
+
 def plain_axolotl(folder: Path) -> Iterator[Part]:
     yield "plain", partial(plain.tries, folder, 10)
 
@@ -105,6 +129,8 @@ PARTS: dict[str, Callable[[Path], Iterable[Part]]] = {
     "kills": kills,
     "power-training": cut_trainings,
     "calls-training": failing_trainings,
+    "merge": merges,
+    "hanging": hanging_mounts,
     "plain": plain_axolotl,
 }
 

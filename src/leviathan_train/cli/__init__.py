@@ -14,7 +14,7 @@ import click
 
 from leviathan_train import __version__
 from leviathan_train.errors import FAILED, STOPPED, USAGE, LeviathanError, Stopped
-from leviathan_train.system import signs
+from leviathan_train.system import mounts, signs
 
 EXIT_STATUS = """
 \b
@@ -155,6 +155,9 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         _report(f"This is a fault of leviathan itself: {error!r}", "Please report it.", True)
         status = FAILED
+    for mount in sorted(mounts.left_out):
+        told = f"{mount} does not answer: what lies on it was left out."
+        click.echo(_folded(told), err=True)
     sys.exit(status if isinstance(status, int) else 0)
 
 

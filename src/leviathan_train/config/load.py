@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.places import broken_at
-from leviathan_train.errors import UsageError
+from leviathan_train.errors import LeviathanError, UsageError
+from leviathan_train.system import mounts
 
 PLUGIN = "leviathan_train.plugin.LeviathanPlugin"
+
+_PATIENCE = 10.0
+"""Seconds to wait for the answer of a mount that the user named."""
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
@@ -76,10 +80,12 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 
     Raises:
         UsageError: no such file, broken YAML (with line and column), or no `output_dir`.
+        LeviathanError: it, or its run, lies on a mount that does not answer.
     """
     import yaml
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    check_answers(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -123,11 +129,25 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
             f"{path}: key output_dir is missing: it names the run's folder.",
             f"Add a line such as  output_dir: work/training/{path.stem}",
         )
+    check_answers(Path(output_dir))
     if Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise UsageError(
             f"{path}: output_dir {output_dir} is a file.", "Name a folder for the run instead."
         )
     return config
+
+
+def check_answers(path: Path) -> None:
+    """Check that the disk of what the user named can be looked at.
+
+    Raises:
+        LeviathanError: it is a mount that does not answer.
+    """
+    if mount := mounts.silent(path, _PATIENCE):
+        raise LeviathanError(
+            f"{mount} does not answer: nothing can be read or written there.",
+            "Try again when it does; a training on it waits, and continues then.",
+        )
 
 
 def _check_shape(config: Config) -> None:

@@ -61,7 +61,8 @@ def merge(plan: Plan, on_progress: Callable[[Progress], None]) -> Record:
                 raise KeyboardInterrupt
             _publish(out, plan.goal, folder / "replaced")
         except OSError as error:
-            raise explained(f"{error.strerror}: {error.filename}", job, log) from None
+            named = (error.strerror or error, error.filename)
+            raise explained(": ".join(str(part) for part in named if part), job, log) from None
     return record
 
 
@@ -88,7 +89,7 @@ def _working(plan: Plan) -> Iterator[Path]:
     What a killed merge left in it is removed first.
 
     Raises:
-        LeviathanError: another merge is writing the same model.
+        LeviathanError: another merge is writing the same model, or none could.
     """
     folder = plan.workplace
     with contextlib.ExitStack() as stack:
@@ -98,6 +99,11 @@ def _working(plan: Plan) -> Iterator[Path]:
             raise LeviathanError(
                 "Another merge is writing the same model.",
                 "Wait for it, or name another folder:  --output DIR",
+            ) from None
+        except OSError as error:
+            raise LeviathanError(
+                f"{folder.parent} cannot be written to: {error.strerror}.",
+                "Write the model elsewhere:  --output DIR",
             ) from None
         try:
             if (folder / "replaced").exists() and not plan.goal.exists():
@@ -117,11 +123,13 @@ def _publish(out: Path, goal: Path, old: Path) -> None:
         goal.rename(old)
     try:
         out.rename(goal)
+        sync_folder(goal.absolute().parent)
     except BaseException:
+        if not out.exists():  # the disk could not keep the name
+            goal.rename(out)
         if old.exists():
             old.rename(goal)
         raise
-    sync_folder(goal.absolute().parent)
 
 
 def _job(plan: Plan, out: Path) -> Job:

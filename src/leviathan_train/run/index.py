@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from leviathan_train.run import records
-from leviathan_train.system import processes
+from leviathan_train.system import mounts, processes
 from leviathan_train.system.files import write_json
 
 SELFTEST = ".selftest"
@@ -76,13 +76,17 @@ def remember(run: Path, config: str, cwd: str) -> None:
 def remembered(is_run: Callable[[Path], bool]) -> list[Remembered]:
     """Every remembered run that is there; what has gone is forgotten.
 
-    A run whose disk is not mounted, or that lies on another host, is only left out.
+    A run whose disk is not mounted or does not answer, or that lies on another host, is only left
+    out.
     """
     found = []
     with contextlib.suppress(OSError):
         for file in sorted(_folder().glob("*.json")):
             entry = records.read(Remembered, file) or Remembered()
-            if entry.path and is_run(Path(entry.path)):
+            path = Path(entry.path)
+            if not mounts.answers(path):
+                continue
+            if entry.path and is_run(path):
                 found.append(entry)
             elif _has_gone(entry, file):
                 file.unlink(missing_ok=True)

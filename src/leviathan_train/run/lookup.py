@@ -9,11 +9,12 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from leviathan_train.config.load import load_config, nearest
-from leviathan_train.errors import UsageError
+from leviathan_train.config.load import check_answers, load_config, nearest
+from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.run import index
 from leviathan_train.run.folder import TRAINING_ROOT, Run
 from leviathan_train.run.records import Launch
+from leviathan_train.system import mounts
 
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]+|final)")
 
@@ -48,6 +49,7 @@ def find(target: str | None, *, live: bool = False) -> Run:
 
     Raises:
         UsageError: there is no such run, or the name means two things.
+        LeviathanError: it lies on a mount that does not answer.
     """
     if target is None:
         return _last_used(live=live)
@@ -57,6 +59,8 @@ def find(target: str | None, *, live: bool = False) -> Run:
             "That is not the name of a run: it is too long, or holds a NUL character.",
             "See them with:  leviathan runs",
         )
+    for place in (path, root / path):
+        check_answers(place)
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
         return _of_config(path, live=live)
     if path.is_dir():
@@ -93,8 +97,11 @@ def _is_impossible(name: str) -> bool:
 def _here() -> list[Run]:
     """Every run below `work/training`."""
     try:
+        if not mounts.answers(TRAINING_ROOT):
+            return []
         with os.scandir(TRAINING_ROOT) as entries:
-            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+            near = [entry for entry in entries if mounts.answers(Path(entry.path))]
+            folders = [Path(entry.path) for entry in near if entry.is_dir()]
     except OSError:
         return []
     return [Run(folder) for folder in folders if is_run(folder)]
@@ -210,7 +217,7 @@ def _folder(path: Path, target: str, *, live: bool) -> Run:
 
 def shortest_name(run: Run) -> str:
     """The shortest text that `find` takes for this run, from the working directory."""
-    with contextlib.suppress(UsageError, OSError):
+    with contextlib.suppress(LeviathanError, OSError):
         if run.name and os.path.samefile(find(run.name).path, run.path):
             return run.name
     return str(run.path)
