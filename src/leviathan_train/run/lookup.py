@@ -59,7 +59,7 @@ def find(target: str | None, *, live: bool = False) -> Run:
             "That is not the name of a run: it is too long, or holds a NUL character.",
             "See them with:  leviathan runs",
         )
-    for place in (path, root / path):
+    for place in (path, TRAINING_ROOT / path):
         check_answers(place)
     if path.is_file() and path.suffix in {".yml", ".yaml"}:
         return _of_config(path, live=live)

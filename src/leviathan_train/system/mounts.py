@@ -6,6 +6,7 @@ A process that waits for one can often not even be killed. So another one looks 
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,11 @@ def silent(path: Path, patience: float = 2.0) -> str | None:
     if mount not in _asked:
         # For its statistics, since the kernel remembers none. Whoever reads our output would
         # wait for a child that holds it open.
-        quiet, command = subprocess.DEVNULL, ("stat", "--file-system", mount)
-        _asked[mount] = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        quiet, command = subprocess.DEVNULL, ("stat", "-f", mount)
+        try:
+            _asked[mount] = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        except FileNotFoundError:
+            return None  # nobody to ask
     try:
         _asked[mount].wait(patience)
     except subprocess.TimeoutExpired:
@@ -50,9 +54,7 @@ def silent(path: Path, patience: float = 2.0) -> str | None:
 
 def _mount_of(path: Path) -> str | None:
     """The mount of no local disk that a path leads into; nothing on it is touched."""
-    fields = [line.split(b" ") for line in Path("/proc/self/mounts").read_bytes().splitlines()]
-    found = [where for _, where, kind, *_ in fields if kind not in _LOCAL]
-    mounts = {os.fsdecode(one.decode("unicode_escape").encode("latin-1")) for one in found}
+    mounts = _mounts()
     names, here, links = os.path.abspath(path).split("/")[1:], "", 0
     while names and links < 40:
         here = f"{here}/{names.pop(0)}"
@@ -64,3 +66,11 @@ def _mount_of(path: Path) -> str | None:
             continue  # no link
         names, here, links = os.path.normpath(target).split("/")[1:] + names, "", links + 1
     return None
+
+
+@cache
+def _mounts() -> frozenset[str]:
+    """Where something else than a local disk is mounted."""
+    fields = [line.split(b" ") for line in Path("/proc/self/mounts").read_bytes().splitlines()]
+    found = [where for _, where, kind, *_ in fields if kind not in _LOCAL]
+    return frozenset(os.fsdecode(one.decode("unicode_escape").encode("latin-1")) for one in found)
