@@ -32,7 +32,7 @@ from leviathan_train.mirror.place import Place  # noqa: E402
 from leviathan_train.mirror.remote import Remote  # noqa: E402
 from leviathan_train.run.folder import Run  # noqa: E402
 from leviathan_train.run.records import Launch, Phase, Status  # noqa: E402
-from leviathan_train.trainer.deadline import Deadline  # noqa: E402
+from leviathan_train.trainer.lead import Deadline  # noqa: E402
 from leviathan_train.trainer.listener import Listener  # noqa: E402
 from support import shapes  # noqa: E402
 

@@ -226,7 +226,7 @@ def rate_too_low() -> None:
 
 
 def _wrong_rate(factor: float) -> None:
-    from leviathan_train.trainer import settings
+    from leviathan_train.trainer import optimizer_settings
 
     def apply_settings(trainer: Any, *rest: Any) -> None:
         scheduler = trainer.lr_scheduler
@@ -234,7 +234,7 @@ def _wrong_rate(factor: float) -> None:
         for group in trainer.optimizer.param_groups:
             group["lr"] *= factor
 
-    settings.apply_settings = apply_settings
+    optimizer_settings.apply_settings = apply_settings
     watch_the_judge()
 
 

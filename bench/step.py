@@ -18,7 +18,7 @@ from leviathan_train.config.load import Config
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Launch, Phase, Status
 from leviathan_train.trainer import callbacks
-from leviathan_train.trainer.deadline import Deadline
+from leviathan_train.trainer.lead import Deadline
 from leviathan_train.trainer.listener import Listener
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.ranks import Ranks

@@ -33,13 +33,13 @@ def plot(runs: tuple[str, ...], output: Path | None, json: bool) -> None:
 
     Example:  leviathan plot --output loss.html
     """
-    from leviathan_train.ui.plot import figure, page, picture
+    from leviathan_train.ui.plot import data, page, picture
 
     if output is not None:
         check_output(output, (".html", ".png", ".svg"))
         if output.suffix != ".html":
             picture.check_drawable()
-    figures = figure.read_all([find_run(run, quiet=True) for run in runs or (None,)])
+    figures = data.read_all([find_run(run, quiet=True) for run in runs or (None,)])
     if empty := [one.name for one in figures if not one.logged]:
         raise UsageError(
             f"Nothing to draw of {', '.join(empty)}: no step was logged yet.",

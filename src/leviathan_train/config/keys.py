@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any
 
 from leviathan_train.config import schema as schemas
+from leviathan_train.config.lines import KeyPath, Places, places, shown
 from leviathan_train.config.load import Config, nearest
-from leviathan_train.config.places import KeyPath, Places, places, shown
 from leviathan_train.config.schema import Node, Schema
 from leviathan_train.config.values import wrong_values
 

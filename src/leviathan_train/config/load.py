@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config.places import broken_at
+from leviathan_train.config.lines import broken_at
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.system import mounts
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from typing import Any
 
+from leviathan_train.config.lines import KeyPath, path_in, shown
 from leviathan_train.config.load import entries, nearest, number
-from leviathan_train.config.places import KeyPath, path_in, shown
 from leviathan_train.config.redact import redact
 from leviathan_train.config.schema import Node, Schema
 

@@ -25,9 +25,9 @@ from leviathan_train.checkpoints.seal import FaultError
 from leviathan_train.errors import LeviathanError
 from leviathan_train.mirror.copies import Copy, CopyState
 from leviathan_train.mirror.fetch import fetch
+from leviathan_train.mirror.local import Sealed, sha_of
 from leviathan_train.mirror.place import URL_ENV, Place
 from leviathan_train.mirror.remote import Owner, Remote
-from leviathan_train.mirror.sealed import Sealed, sha_of
 from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.mirror.watch import BEAT, CommandStore, Store, Task, Watcher, writer_of
 from leviathan_train.run.folder import Run

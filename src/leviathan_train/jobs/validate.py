@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.config.places import path_in, shown
+from leviathan_train.config.lines import path_in, shown
 
 
 class _Heard(logging.Handler):

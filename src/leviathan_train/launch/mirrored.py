@@ -19,8 +19,8 @@ from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
 from leviathan_train.launch.follow import Training
 from leviathan_train.mirror import client
 from leviathan_train.mirror.copies import Copy, CopyState, to_fetch
+from leviathan_train.mirror.local import Sealed, named, set_aside, sha_of
 from leviathan_train.mirror.place import Place, place_of
-from leviathan_train.mirror.sealed import Sealed, named, set_aside, sha_of
 from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command

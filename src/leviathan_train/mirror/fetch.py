@@ -12,8 +12,8 @@ from leviathan_train.checkpoints.folder import make_durable
 from leviathan_train.checkpoints.seal import SEAL, FaultError, digest, file_stats
 from leviathan_train.errors import LeviathanError
 from leviathan_train.mirror.copies import Copy
+from leviathan_train.mirror.local import sha_of
 from leviathan_train.mirror.remote import Remote
-from leviathan_train.mirror.sealed import sha_of
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system import units
 from leviathan_train.system.files import folder_bytes, free_bytes, is_out_of_space, sync_folder

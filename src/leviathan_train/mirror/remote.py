@@ -26,8 +26,8 @@ from leviathan_train.checkpoints import seal as seals
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.seal import SEAL, FaultError
 from leviathan_train.mirror.copies import Copy, CopyState
+from leviathan_train.mirror.local import sha_of
 from leviathan_train.mirror.place import Place
-from leviathan_train.mirror.sealed import sha_of
 from leviathan_train.mirror.trouble import MirrorError, Trouble, told
 from leviathan_train.system.files import sync_file, sync_folder
 

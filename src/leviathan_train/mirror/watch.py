@@ -20,8 +20,8 @@ from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.seal import FaultError
 from leviathan_train.mirror import copies as plans
 from leviathan_train.mirror.copies import Copy, CopyState
+from leviathan_train.mirror.local import Sealed, named, set_aside, sha_of
 from leviathan_train.mirror.remote import Owner
-from leviathan_train.mirror.sealed import Sealed, named, set_aside, sha_of
 from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import MirrorState

@@ -36,7 +36,7 @@ from leviathan_train.system.files import write_json
 from leviathan_train.system.processes import Process
 from leviathan_train.system.signals import WARNINGS
 from leviathan_train.trainer.beats import Beats
-from leviathan_train.trainer.deadline import Deadline
+from leviathan_train.trainer.lead import Deadline
 
 _POLL = 0.2
 _STATUS_EVERY = 1.0

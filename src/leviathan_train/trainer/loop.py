@@ -11,7 +11,7 @@ from typing import Any
 from leviathan_train.checkpoints.store import Seal
 from leviathan_train.config.load import Config
 from leviathan_train.run.records import Cause, Request, RequestKind
-from leviathan_train.trainer import settings
+from leviathan_train.trainer import optimizer_settings
 from leviathan_train.trainer.process import TrainerProcess
 from leviathan_train.trainer.protocol import TrainerLike
 from leviathan_train.trainer.ranks import Ranks
@@ -42,7 +42,7 @@ class Loop:
     config: Config
     ranks: Ranks
     inputs: Mapping[str, Any]
-    fresh: list[settings.Group] | None = None
+    fresh: list[optimizer_settings.Group] | None = None
     schedule_steps: int = 0
     pausing: bool = False
     evaluation_owed: bool = False

@@ -20,7 +20,13 @@ from leviathan_train.config.inputs import input_facts
 from leviathan_train.config.load import Config
 from leviathan_train.run.records import Phase
 from leviathan_train.system import processes
-from leviathan_train.trainer import callbacks, other_callbacks, prepared, settings, upstream
+from leviathan_train.trainer import (
+    callbacks,
+    optimizer_settings,
+    other_callbacks,
+    prepared,
+    upstream,
+)
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.overrides import restore_strings
 from leviathan_train.trainer.position import make_order_repeatable
@@ -91,9 +97,9 @@ class LeviathanPlugin(BasePlugin):
         self, cfg: Any, trainer: Any, optimizer: Any, num_training_steps: int
     ) -> None:
         """Keep the groups as the config gives them, before the checkpoint overwrites them."""
-        settings.name_weight_decay(optimizer)
+        optimizer_settings.name_weight_decay(optimizer)
         if self.loop and self.loop.fresh is None:
-            self.loop.fresh = settings.fresh_groups(optimizer)
+            self.loop.fresh = optimizer_settings.fresh_groups(optimizer)
             self.loop.schedule_steps = num_training_steps
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:

@@ -24,7 +24,7 @@ from leviathan_train.system import processes
 from leviathan_train.system.files import is_out_of_space, write_json
 from leviathan_train.trainer import cause, trackers, upstream
 from leviathan_train.trainer.beats import Beats
-from leviathan_train.trainer.deadline import Deadline
+from leviathan_train.trainer.lead import Deadline
 from leviathan_train.trainer.listener import Listener, join
 from leviathan_train.trainer.output import Output, forgive_full_disks
 from leviathan_train.trainer.ranks import broadcast_name, is_local_main, machines, world

@@ -10,8 +10,8 @@ import torch
 
 from leviathan_train.errors import LeviathanError
 from leviathan_train.trainer import sharded
+from leviathan_train.trainer.optimizer_settings import Group
 from leviathan_train.trainer.protocol import TrainerLike
-from leviathan_train.trainer.settings import Group
 
 
 def prove_loaded(

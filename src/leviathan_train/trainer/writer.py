@@ -17,9 +17,9 @@ from leviathan_train.config.versions import installed
 from leviathan_train.errors import LeviathanError
 from leviathan_train.run.records import Cause, Ending, Phase
 from leviathan_train.trainer import rows, sharded, upstream
+from leviathan_train.trainer.disk_space import Room
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import position
-from leviathan_train.trainer.room import Room
 from leviathan_train.trainer.sealing import Sealer
 
 LIBRARIES = ("axolotl", "transformers", "peft", "accelerate", "torch")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what is read only to be listed needs none of these
     from leviathan_train.run.folder import Run
     from leviathan_train.run.history import Past
     from leviathan_train.run.session import Session
-    from leviathan_train.ui.plot.figure import Figure
+    from leviathan_train.ui.plot.data import Figure
 
 Value = dict[str, Any]
 

@@ -13,9 +13,9 @@ import pytest
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.seal import SEAL
 from leviathan_train.mirror.copies import CopyState
+from leviathan_train.mirror.local import named, sha_of
 from leviathan_train.mirror.place import Place
 from leviathan_train.mirror.remote import SET_ASIDE, Owner, Remote
-from leviathan_train.mirror.sealed import named, sha_of
 from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.mirror.watch import BEAT, CommandStore, Store, Task, Watcher
 from leviathan_train.run.folder import Run

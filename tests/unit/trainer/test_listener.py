@@ -26,7 +26,7 @@ from leviathan_train.run.records import (
 )
 from leviathan_train.run.session import Session
 from leviathan_train.trainer.beats import Beats
-from leviathan_train.trainer.deadline import Deadline
+from leviathan_train.trainer.lead import Deadline
 from leviathan_train.trainer.listener import Listener
 
 
@@ -233,7 +233,7 @@ def listening(session: Session, body: str) -> subprocess.Popen[str]:
     from pathlib import Path
     from leviathan_train.run.records import Status
     from leviathan_train.run.session import Session
-    from leviathan_train.trainer.deadline import Deadline
+    from leviathan_train.trainer.lead import Deadline
     from leviathan_train.trainer.listener import Listener
     listener = Listener(Session(Path(sys.argv[1])), 0, Status(), Deadline(), print)
     listener.may_leave = False

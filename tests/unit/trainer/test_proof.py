@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from leviathan_train.errors import LeviathanError
+from leviathan_train.trainer.optimizer_settings import fresh_groups
 from leviathan_train.trainer.proof import prove_loaded
-from leviathan_train.trainer.settings import fresh_groups
 
 
 def trained(decay: float = 0.1) -> torch.optim.AdamW:

@@ -20,8 +20,8 @@ from leviathan_train.run.folder import Run
 from leviathan_train.run.records import SeamWord, Verdict
 from leviathan_train.run.session import Session
 from leviathan_train.system.files import write_json
-from leviathan_train.ui.plot import figure, page
-from leviathan_train.ui.plot.figure import Curve
+from leviathan_train.ui.plot import data, page
+from leviathan_train.ui.plot.data import Curve
 from support import browser as browsers
 from support import shapes
 from support.driver import leviathan
@@ -73,7 +73,7 @@ def test_what_a_resume_replaced_is_a_branch_of_its_own(
 def test_a_start_over_leaves_all_of_the_first_branch(run: Run) -> None:
     session = begin_after(run, run.sessions()[-1], 0)
     log(session, range(0, 31, 10), lambda step: 9.0)
-    curve = figure.read(run).curves["loss"]
+    curve = data.read(run).curves["loss"]
     assert curve.points == [(step, 9.0) for step in range(0, 31, 10)]
     assert [branch[0][0] for branch in curve.superseded] == [110, 10]
 
@@ -82,11 +82,11 @@ def test_what_plain_axolotl_logged_comes_from_its_newest_state(tmp_path: Path) -
     run = Run(tmp_path / "plain")
     shapes.make(run.path, 100, evals=50)
     (shapes.make(run.path, 110) / "trainer_state.json").write_text('{"log_hist')
-    curves = figure.read(run).curves
+    curves = data.read(run).curves
     assert [step for step, _ in curves["loss"].points] == list(range(10, 101, 10))
     assert [step for step, _ in curves["eval_loss"].points] == [50, 100]
     log(begin(run, 60), range(70, 91, 10), lambda step: 7.0)
-    assert figure.read(run).curves["loss"].points[5:] == [
+    assert data.read(run).curves["loss"].points[5:] == [
         (60, 2 - 0.006),
         *((step, 7.0) for step in (70, 80, 90)),
     ]
@@ -94,7 +94,7 @@ def test_what_plain_axolotl_logged_comes_from_its_newest_state(tmp_path: Path) -
 
 def test_a_run_of_the_first_version_is_drawn(tmp_path: Path) -> None:
     shutil.copytree(FIRST_HOUSE, tmp_path / "old")
-    curves = figure.read(Run(tmp_path / "old")).curves
+    curves = data.read(Run(tmp_path / "old")).curves
     assert curves["eval_loss"].points[0] == (0, 6.5863)
     assert curves["loss"].points[0] == (2, 6.481)
 
@@ -221,7 +221,7 @@ class TestInABrowser:
             for step in range(1, 150_001):
                 told = {"loss": 1 + math.sin(step / 700) + step % 7 / 20, "grad_norm": step % 9}
                 stream.write(metrics.line(step, 0.0, told | {"learning_rate": 1e-4}))
-        page.write([figure.read(run)], tmp_path / "long.html", at=0.0)
+        page.write([data.read(run)], tmp_path / "long.html", at=0.0)
         assert "of each 3 logged values of loss" in (tmp_path / "long.html").read_text()
         with browsers.browser(tmp_path / "profile") as window:
             window.open(tmp_path / "long.html")
@@ -253,4 +253,4 @@ class TestInABrowser:
 
 def test_the_verdict_reaches_the_page(run: Run) -> None:
     assert run.sessions()[-1].verdict == Verdict(SeamWord.BROKEN, "another loss")
-    assert '"verdict":"broken"' in page.page([figure.read(run)], at=0.0)
+    assert '"verdict":"broken"' in page.page([data.read(run)], at=0.0)

@@ -27,7 +27,14 @@ from leviathan_train.errors import LeviathanError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Begin, Phase
 from leviathan_train.system.files import read_object, write_json
-from leviathan_train.trainer import other_callbacks, proof, rows, settings, sharded, upstream
+from leviathan_train.trainer import (
+    optimizer_settings,
+    other_callbacks,
+    proof,
+    rows,
+    sharded,
+    upstream,
+)
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.position import placed, position, start_at
 from leviathan_train.trainer.seam import Seam
@@ -176,7 +183,7 @@ class ResumeCallback(TrainerCallback):
         updates, schedule_steps = proof.counts(trainer)
         changed = None
         if loop.fresh is not None:
-            changed = settings.apply_settings(trainer, loop.fresh, loop.schedule_steps)
+            changed = optimizer_settings.apply_settings(trainer, loop.fresh, loop.schedule_steps)
         if changed:
             process.output.show(f"Now as the config says: {changed}")
         loop.seam = Seam(

@@ -12,7 +12,7 @@ from typing import Any
 
 from leviathan_train.system.files import write_text
 from leviathan_train.system.units import clock
-from leviathan_train.ui.plot.figure import PANELS, Curve, Figure, Point
+from leviathan_train.ui.plot.data import PANELS, Curve, Figure, Point
 
 MOST = 100_000
 """Points of a curve that a page holds: a browser opens it within a second or two."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from leviathan_train.errors import UsageError
 from leviathan_train.run.records import SeamWord
-from leviathan_train.ui.plot.figure import PANELS, Figure, Point
+from leviathan_train.ui.plot.data import PANELS, Figure, Point
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b")
 _FAINT = "#888888"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from leviathan_train.trainer.settings import fresh_groups, name_weight_decay
+from leviathan_train.trainer.optimizer_settings import fresh_groups, name_weight_decay
 
 
 class Counting(torch.optim.SGD):

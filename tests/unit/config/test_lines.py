@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leviathan_train.config.places import broken_at, places, shown
+from leviathan_train.config.lines import broken_at, places, shown
 
 
 def test_each_key_has_its_line(tmp_path: Path) -> None:

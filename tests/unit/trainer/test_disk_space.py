@@ -16,7 +16,7 @@ from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.run.folder import Run
 from leviathan_train.system.files import free_bytes, is_out_of_space
-from leviathan_train.trainer.room import Room
+from leviathan_train.trainer.disk_space import Room
 from support import shapes
 from support.disks import fill
 
