@@ -52,6 +52,7 @@ ATTACH = "FAULTS_STRACE"
 BEGUN = "FAULTS_BEGUN"
 """Environment variable for a file: strace waits until it is there."""
 PR_SET_PTRACER = 0x59616D61
+_making = threading.Lock()
 
 
 def missing() -> str:
@@ -91,7 +92,11 @@ def one_by_one(call: str, folder: Path, prepared: Path, every: int = 1) -> list[
 
 def make(folder: Path, forge: Forge) -> Bench:
     """A run of some steps that was never disturbed, made by forked trainings."""
-    folder = folder.resolve()  # strace compares names with those of open files
+    with _making:  # parts of a round run side by side
+        return _make(folder.resolve(), forge)  # strace compares names with those of open files
+
+
+def _make(folder: Path, forge: Forge) -> Bench:
     bench = Bench(folder, 1, environment())
     if (folder / "made").exists():
         return bench
