@@ -18,6 +18,7 @@ from support import guide
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+ROOMS = [path.parent.name for path in (ROOT / "src/leviathan_train").glob("*/__init__.py")]
 STAND_INS = {"CONFIG": "configs/demo_cpu.yaml", "RUN": "demo_cpu", "COMMAND": "status"}
 
 
@@ -58,6 +59,9 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for name in re.findall(r"(?:\./)?\b((?:configs|scripts|bench|docs|src|tests)/[\w./]+\w)", text):
         assert (ROOT / name).exists(), name
+    source = ROOT / "src/leviathan_train"
+    for name in re.findall(rf"`((?:{'|'.join(ROOMS)})/[\w/]+\.py)`", text):
+        assert (source / name).exists(), name
 
 
 def test_the_page_of_commands_is_current() -> None:

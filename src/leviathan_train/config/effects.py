@@ -1,9 +1,8 @@
-"""What a changed key of the config does at a resume.
+"""The tables of what a changed key of the config does at a resume; `config.changes` decides.
 
 The effects of the keys of Axolotl 0.19 were found by training; those of the keys that 0.20 and
 0.21 added are concluded from the source of 0.21. A key in no table takes effect: Axolotl reads
-it at each start, and a checkpoint does not hold it. `config.changes` applies the tables and knows
-the exceptions; `docs/resume.md` has the tables for users.
+it at each start, and a checkpoint does not hold it. `docs/resume.md` has the tables for users.
 """
 
 from __future__ import annotations

@@ -104,10 +104,8 @@ def fetch_newer(
             path = fetch(place, run, copy, local, dialog.tell)
             seconds = units.duration(time.monotonic() - began)
             dialog.tell(f"✅ Fetched and verified {path.name} ({seconds})")
-        except MirrorError:
-            raise
-        except LeviathanError as error:
-            if "not what was sealed" not in error.message or number == len(wanted) - 1:
+        except MirrorError as error:
+            if error.trouble is not Trouble.DIFFERS or number == len(wanted) - 1:
                 raise
             dialog.tell(f"⚠️  {error.message} The one before it is fetched.")
         else:

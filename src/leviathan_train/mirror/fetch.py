@@ -14,6 +14,7 @@ from leviathan_train.errors import LeviathanError
 from leviathan_train.mirror.copies import Copy
 from leviathan_train.mirror.local import sha_of
 from leviathan_train.mirror.remote import Remote
+from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.run.folder import Run, busy
 from leviathan_train.system import units
 from leviathan_train.system.files import folder_bytes, free_bytes, is_out_of_space, sync_folder
@@ -31,9 +32,9 @@ def fetch(run: Run, remote: Remote, copy: Copy, on_bytes: Callable[[int], None])
         The checkpoint's folder, every byte of it compared with its seal.
 
     Raises:
-        MirrorError: the place cannot be used; what came so far stays for the next try.
-        LeviathanError: the run trains, has such a checkpoint already, the disk here is full, or
-            the copy is not what was sealed.
+        MirrorError: the place cannot be used; what came so far stays for the next try. Or the copy
+            is not what was sealed.
+        LeviathanError: the run trains, has such a checkpoint already, or the disk here is full.
     """
     target = run.checkpoint(copy.step)
     folder = run.mirror_folder / "incoming" / f"{copy.name}-{copy.seal_sha[:12]}"
@@ -43,8 +44,9 @@ def fetch(run: Run, remote: Remote, copy: Copy, on_bytes: Callable[[int], None])
         _download(remote, copy, folder, on_bytes)
         make_durable(folder, file_stats(folder))
     except FaultError as fault:
-        raise LeviathanError(
+        raise MirrorError(
             f"The copy of {copy.name} at {remote.place.shown} is not what was sealed: {fault}.",
+            Trouble.DIFFERS,
             "Nothing of it was taken over.",
         ) from None
     except OSError as error:

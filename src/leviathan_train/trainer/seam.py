@@ -18,14 +18,19 @@ NEEDED = 3
 _TREND = 12
 """Logged losses before the seam that tell where the loss was going."""
 _SIGMAS = 5.0
+"""Standard errors of the mean loss that a jump must exceed."""
 _LEAST = 0.02
 """Share of the loss below which a jump is none, however small the noise."""
 _RATE_TOLERANCE = 0.02
-_RATE_SLOPES = 1.5
-_RATE_JUMP = 0.2
+"""Share of the scheduled learning rate by which the first one may differ: logs are rounded."""
 _NEAR = 4
 """Logged rates before the seam whose slopes tell what the schedule does near it."""
+_RATE_SLOPES = 1.5
+"""Times the steepest slope near the seam that the rate may change by in each step across it."""
+_RATE_JUMP = 0.2
+"""Share of the larger rate by which it may change besides: schedules have corners."""
 _MEMORY_FACTOR = 1.10
+"""Times the GPU memory of before up to which it is told to be as before."""
 _LOADED = (".safetensors", ".bin", ".pt", ".pth", ".distcp")
 """How the files end that a resume loads its state from."""
 

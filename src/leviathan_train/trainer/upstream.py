@@ -1,5 +1,5 @@
-"""The one file that touches private or semi-private names of Axolotl, transformers,
-accelerate and torch, each behind a function named for what it does.
+"""The private and semi-private names of Axolotl, transformers, accelerate and torch that a training
+needs, each behind a function named for what it does. Nothing else in the trainer touches them.
 
 `check_upstream` names what is missing in the installed versions before a step is trained.
 Versions seen: axolotl 0.19 to 0.21 with transformers 5.16 to 5.20 and accelerate 1.13 to 1.15.
