@@ -12,7 +12,7 @@ from typing import Any
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.config.load import Config
-from leviathan_train.errors import Declined, LeviathanError, UsageError
+from leviathan_train.errors import Declined, UsageError
 from leviathan_train.launch import resume
 from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
