@@ -254,7 +254,7 @@ def _of_the_hung(hung: Run, config: Path, env: dict[str, str]) -> list[Try]:
             problem = f"exit {answer[0]}: {answer[2]}"
         found.append(Try(fault, problem=problem, seed=" ".join(words)))
     interrupted = ["status", str(hung.path)]
-    [(status, _, err)] = answers([interrupted], config.parent, env, interrupt_after=3.0)
+    [(status, _, err)] = answers([interrupted], config.parent, env, interrupt_after=1.0)
     problem = "" if status == 130 else f"exit {status}: {err}"
     found.append(Try("mount hangs: Ctrl+C at a command about its run", problem=problem))
     return found
