@@ -62,12 +62,13 @@ class Plain:
         with disk(kind, folder / f"plain-{kind}") as made:
             for what, moment in (("in a save", IN_A_SAVE), ("after a save", AFTER_A_SAVE)):
                 for seed in range(number):
-                    config = self._copy(self._place / f"cut-{seed}", made.path)
+                    config = self._copy(self._place / f"cut-{what}-{seed}", made.path)
                     inside = self._strike(config, seed, moment, made.cut)
                     made.restore()
                     fault = f"{NAME}, power cut on {kind}: {what}"
                     found.append(self._resumed(Try(fault, inside=inside, seed=f"{seed}"), config))
-                    shutil.rmtree(made.path / "run", ignore_errors=True)
+                    # What the cut left may not be deletable.
+                    shutil.rmtree(made.path / config.parent.name, ignore_errors=True)
         return found
 
     def full_disks(self) -> list[Try]:
@@ -90,7 +91,7 @@ class Plain:
             disk: where the run is; in `folder`, unless given.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        run = (disk or folder) / "run"
+        run = disk / folder.name if disk else folder / "run"
         first = run / f"checkpoint-{FIRST}"
         shutil.copytree(self._bench.folder / "first" / first.name, first)
         (first / "leviathan.json").unlink()
