@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -46,6 +47,13 @@ COMMANDS = (
 )
 
 
+OF_CHECKPOINTS = (
+    *("list", "latest", "best", "show", "verify", "cleanup", "export"),
+    *("reseal", "push", "pull"),
+)
+"""Commands of `leviathan checkpoints` that people look for one level higher."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is looked up.
 
@@ -54,11 +62,19 @@ class LazyGroup(click.Group):
     Args:
         modules: of each command, in the order of the help; its name there is that of the
             command.
+        elsewhere: what is meant by words that are no commands here.
     """
 
-    def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        modules: Mapping[str, str],
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._modules = modules
+        self._elsewhere = elsewhere
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._modules)
@@ -79,14 +95,16 @@ class LazyGroup(click.Group):
         except click.UsageError:
             from leviathan_train.config.load import nearest
 
-            close, typed = nearest(args[0], self._modules), ctx.command_path
-            meant = f"Did you mean: {typed} {close}" if close else f"See: {typed} --help"
-            raise click.UsageError(f"No such command {args[0]!r}. {meant}", ctx) from None
+            typed = args[0]
+            close = self._elsewhere.get(typed) or nearest(typed, self._modules)
+            meant = f"Did you mean: {ctx.command_path} {close}" if close else ""
+            raise click.UsageError(f"No such command {typed!r}. {meant}".strip(), ctx) from None
 
 
 @click.group(
     cls=LazyGroup,
     modules={name: f"{__name__}.{name}" for name in COMMANDS},
+    elsewhere={name: f"checkpoints {name}" for name in OF_CHECKPOINTS} | {"resume": "train CONFIG"},
     epilog=EXIT_STATUS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

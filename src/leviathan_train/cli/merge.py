@@ -81,7 +81,7 @@ def merge(
     if asks and not confirm(f"Replace {goal}?"):  # what cannot be merged is told before
         raise Declined("Nothing was changed.")
     screen = _Screen(quiet=json)
-    screen.line(f"Merging {plan.adapter.label} of {found.name} into {plan.base_name}")
+    screen.line(f"Merging {plan.adapter.label} of {found.name} with its base {plan.base_name}")
     try:
         record = publish.merge(plan, screen.show)
     except KeyboardInterrupt:  # it leaves nothing behind

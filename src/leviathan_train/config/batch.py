@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leviathan_train.config.load import normalise, number
@@ -56,3 +56,14 @@ def _groups(values: Mapping[str, Any], processes: int) -> int:
     for key in ("tensor_parallel_size", "context_parallel_size"):
         shared *= number(values, key, 1)
     return max(1, processes // shared)
+
+
+def packs(lengths: Iterable[int], limit: int) -> int:
+    """How many packs the rows fill: the longest first, each where it fits, as Axolotl packs."""
+    room: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        at = next((index for index, free in enumerate(room) if free >= length), len(room))
+        if at == len(room):
+            room.append(limit)
+        room[at] -= length
+    return len(room)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from leviathan_train.config import rows
+from leviathan_train.config.batch import packs
 from leviathan_train.config.data import Source, sources
 from leviathan_train.config.load import Config, number
 from leviathan_train.config.row_types import Want, messages_of, wanted
@@ -73,6 +74,7 @@ class Survey:
         shared: rows of `test_datasets` that are in `datasets`.
         long: rows above `sequence_len`.
         silent: rows of which no token counts for the loss.
+        lacking: rows without a column that their type wants and other rows have.
         refused: rows on which Axolotl fails; `refusal` is why.
         mean_tokens: of a row that is trained on; None if nothing was judged.
         packs: of `sequence_len` that such a row fills, packed with others.
@@ -87,6 +89,7 @@ class Survey:
     shared: Fault = field(default_factory=Fault)
     long: Fault = field(default_factory=Fault)
     silent: Fault = field(default_factory=Fault)
+    lacking: Fault = field(default_factory=Fault)
     refused: Fault = field(default_factory=Fault)
     refusal: str = ""
     mean_tokens: float | None = None
@@ -101,7 +104,7 @@ class Survey:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Survey:
         """What `as_json` gave."""
-        faults = ("duplicates", "shared", "long", "silent", "refused")
+        faults = ("duplicates", "shared", "long", "silent", "lacking", "refused")
         return cls(**{**value, **{name: Fault(**value[name]) for name in faults}})
 
 
@@ -157,6 +160,7 @@ class _Reader:
         self.limit = number(config.values, "sequence_len", 512)
         self.seen: dict[int, tuple[Source, str]] = {}
         self.of_eval: dict[int, tuple[Source, str]] = {}
+        self.columns: dict[str, dict[str, None]] = {}
         self.sample = _Draw(_SAMPLE, dice)
         self.long = _Draw(_MOST, dice)
         self.silent = _Draw(_MOST, dice)
@@ -189,7 +193,14 @@ class _Reader:
         else:
             mine[key] = (source, row.place)
 
+    def filled(self, source: Source, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row as `datasets` makes it: with every column that another row has."""
+        return {**self.columns[source.key], **values}
+
     def _draw(self, source: Source, row: rows.Row, want: Want | None) -> None:
+        self.columns.setdefault(source.key, {}).update(dict.fromkeys(row.values))
+        if want and not row.values.keys() >= set(want.columns):
+            self.found.lacking.add(_at(source, row.place))
         size = _size(row.values)
         self.sample.offer(source, row, size)
         if size > self.limit * _SURELY:
@@ -221,9 +232,13 @@ class _Verdict:
 
 def _judge(config: Config, found: Survey, reader: _Reader, judge: Judge, until: float) -> None:
     truncates = config.values.get("excess_length_strategy") == "truncate"
+
+    def as_made(source: Source, values: Mapping[str, Any]) -> Judged:
+        return judge(source, reader.filled(source, values))
+
     # The sample first: it is small, and the number of steps follows from it.
     sampled, silent, long = (
-        _ask(draw, judge, reader.limit, until, truncates=truncates)
+        _ask(draw, as_made, reader.limit, until, truncates=truncates)
         for draw in (reader.sample, reader.silent, reader.long)
     )
     for draw, seen in ((reader.silent, silent), (reader.long, long)):
@@ -237,18 +252,7 @@ def _judge(config: Config, found: Survey, reader: _Reader, judge: Judge, until: 
     found.long.estimated |= sampled.slack > FRAME
     if sampled.lengths:
         found.mean_tokens = sum(sampled.lengths) / len(sampled.lengths)
-        found.packs = _bins(sampled.lengths, reader.limit) / len(sampled.lengths)
-
-
-def _bins(lengths: Iterable[int], limit: int) -> int:
-    """How many packs the rows fill: the longest first, each where it fits, as Axolotl packs."""
-    room: list[int] = []
-    for length in sorted(lengths, reverse=True):
-        at = next((index for index, free in enumerate(room) if free >= length), len(room))
-        if at == len(room):
-            room.append(limit)
-        room[at] -= length
-    return len(room)
+        found.packs = packs(sampled.lengths, reader.limit) / len(sampled.lengths)
 
 
 def _ask(draw: _Draw, judge: Judge, limit: int, until: float, *, truncates: bool) -> _Verdict:

@@ -193,7 +193,7 @@ def night(config: Config, run: Run, intact: Sequence[Checkpoint], seen: Survey |
 
 def hurting(config: Config, seen: Survey) -> Iterator[Finding]:
     """What in the data will change the result, each with its count and the first places."""
-    found = [*_lengths(config, seen), *_twice(config, seen)]
+    found = [*_lengths(config, seen), *_lacking(seen), *_twice(config, seen)]
     yield from found
     rows = f"{seen.rows + seen.eval_rows:,} rows"
     numbers = {"rows": seen.rows, "eval_rows": seen.eval_rows, "seconds": seen.seconds}
@@ -216,24 +216,30 @@ def _lengths(config: Config, seen: Survey) -> Iterator[Finding]:
     lost = seen.silent.count + (0 if strategy == "truncate" else seen.long.count)
     level = Level.ERROR if all_lost and lost >= seen.rows else Level.WARNING
     if seen.long.count:
-        end = {"truncate": "they are cut there", "raise": "that ends the training"}
+        end = {"truncate": "and cut there", "raise": "which ends the training"}
         hint = "Raise sequence_len, or shorten them."
         if strategy != "truncate":
             hint = f"{hint[:-1]}; to keep their beginning:  excess_length_strategy: truncate"
         yield _fault(
             seen.long,
-            f"longer than sequence_len: {limit}; {end.get(strategy, 'they are dropped')}",
+            f"longer than sequence_len: {limit}, {end.get(strategy, 'and dropped')}",
             hint,
             Level.ERROR if strategy == "raise" else level,
         )
     if seen.silent.count:
-        what = "without a token that counts for the loss; they are dropped"
+        what = "without a token that counts for the loss, and dropped"
         yield _fault(seen.silent, what, "Give them an answer, or remove them.", level)
     if seen.refused.count:
-        what = f"such that Axolotl fails to tokenise them ({seen.refusal})"
-        hint = "Fix or remove them: the training would end there."
+        what = f"not tokenised by Axolotl ({seen.refusal})"
+        hint = "Fix or remove them: the training may end there."
         every = seen.refused.count >= seen.rows
         yield _fault(seen.refused, what, hint, Level.ERROR if every else Level.WARNING)
+
+
+def _lacking(seen: Survey) -> Iterator[Finding]:
+    if seen.lacking.count:
+        what = "without a column that other rows have, and trained on as if it were empty"
+        yield _fault(seen.lacking, what, "Complete them, or remove them.")
 
 
 def _twice(config: Config, seen: Survey) -> Iterator[Finding]:

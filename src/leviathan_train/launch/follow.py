@@ -261,7 +261,7 @@ class Training:
         """What the second Ctrl+C would do."""
         saved = step_of(status.last_checkpoint or "")
         steps = status.step - (self.plan.offer.step if saved is None else saved)
-        lost = f", losing {count(steps, 'step')}" if steps > 0 else ""
+        lost = f", losing at least {count(steps, 'step')}" if steps > 0 else ""
         return f"Ctrl+C again: kill it now{lost}"
 
     def _kill(self, why: str, cause: Cause, kind: Ending = Ending.KILLED) -> None:

@@ -17,6 +17,8 @@ NEEDED = 3
 """Logged losses after the seam that a verdict on the loss needs."""
 _TREND = 12
 """Logged losses before the seam that tell where the loss was going."""
+_ENOUGH = 6
+"""Logged losses before the seam that tell their noise."""
 _SIGMAS = 5.0
 """Standard errors of the mean loss that a jump must exceed."""
 _LEAST = 0.02
@@ -87,10 +89,12 @@ class Seam:
         recent = losses[-_TREND:]
         jump, limit = self._jump(recent, new[:NEEDED])
         told = f"loss {recent[-1]:.3f} -> {new[0]:.3f}"
-        if jump > limit and not self.changed:
+        if abs(jump) > limit and not self.changed:
+            way = "above" if jump > 0 else "below"
             cause = "the adapter is of another step, or the data or the optimizer is not as it was"
             return Verdict(
-                SeamWord.BROKEN, f"{told}, a jump of {jump:.2f} (limit {limit:.2f}): {cause}"
+                SeamWord.BROKEN,
+                f"{told}, {abs(jump):.2f} {way} where it was going (limit {limit:.2f}): {cause}",
             )
         if fault := self._rate_jump():
             return Verdict(SeamWord.BROKEN, fault)
@@ -102,10 +106,11 @@ class Seam:
         return Verdict(SeamWord.CONTINUOUS, ", ".join(parts))
 
     def _jump(self, recent: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
-        """How far the loss is from where it was going, and how far it may be, in nats.
+        """How far the loss is above where it was going, and how far off it may be, in nats.
 
         A falling loss goes on to fall, but less and less: anywhere between the recent level
-        and the recent line drawn on is where it was going.
+        and the recent line drawn on is where it was going. A few losses tell neither their noise
+        nor a fall that has just begun: then, and below, only a jump of `LOSS_JUMP` is one.
         """
         level = sum(recent) / len(recent)
         slope, start = statistics.linear_regression(range(len(recent)), recent)
@@ -116,9 +121,14 @@ class Seam:
         limit = max(
             _SIGMAS * noise * math.sqrt(1 / len(new) + 1 / len(recent)), _LEAST * abs(level)
         )
+        if noise < LOSS_JUMP / _SIGMAS:
+            limit = min(limit, LOSS_JUMP)
         now = sum(new) / len(new)
-        jump = max(0.0, now - max(level, drawn_on), min(level, drawn_on) - now)
-        return jump, min(limit, LOSS_JUMP) if noise < LOSS_JUMP / _SIGMAS else limit
+        low, high = sorted((level, drawn_on))
+        jump = max(0.0, now - high) or min(0.0, now - low)
+        if jump < 0 or len(recent) < _ENOUGH:
+            limit = max(limit, LOSS_JUMP)
+        return jump, limit
 
     def _state_fault(self) -> str:
         if self.optimizer_steps is not None and self.optimizer_steps != self.step:

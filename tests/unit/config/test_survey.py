@@ -22,7 +22,7 @@ def by_words(source: Source, values: Mapping[str, Any]) -> Judged:
     if values["output"] == "refuse me":
         raise ValueError("no such row")
     counted = len(values["output"].split())
-    return Judged(counted + len(values["instruction"].split()), counted)
+    return Judged(counted + len(str(values["instruction"]).split()), counted)
 
 
 def row(number: int, output: str = "an answer") -> dict[str, Any]:
@@ -106,6 +106,13 @@ def test_rows_on_which_axolotl_fails_are_found_with_its_words(tmp_path: Path) ->
     found = look(file)
     assert (found.refused.count, found.refused.places) == (1, lines(file, 10))
     assert found.refusal == "ValueError: no such row"
+
+
+def test_a_row_without_a_column_is_judged_as_it_is_trained_on(tmp_path: Path) -> None:
+    short = {"input": "", "output": "an answer"}
+    found = look(write(tmp_path / "a.jsonl", [row(1), short, row(2)]))
+    assert found.lacking.places == lines(tmp_path / "a.jsonl", 2)
+    assert (found.lacking.count, found.refused.count) == (1, 0)
 
 
 def test_of_many_rows_some_are_judged_and_the_count_is_an_estimate(

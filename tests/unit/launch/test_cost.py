@@ -137,9 +137,9 @@ LONG = Fault(93, ["a.jsonl, line 4", "a.jsonl, line 21", "b.jsonl, line 3"])
 @pytest.mark.parametrize(
     ("strategy", "level", "word"),
     [
-        (None, "warning", "they are dropped"),
-        ("truncate", "warning", "they are cut there"),
-        ("raise", "error", "that ends the training"),
+        (None, "warning", ", and dropped"),
+        ("truncate", "warning", ", and cut there"),
+        ("raise", "error", ", which ends the training"),
     ],
 )
 def test_rows_that_are_too_long_are_told_with_what_becomes_of_them(
@@ -148,7 +148,7 @@ def test_rows_that_are_too_long_are_told_with_what_becomes_of_them(
     first, last = told(seen(long=LONG), excess_length_strategy=strategy)
     assert first.level == level
     assert first.message == (
-        f"93 rows are longer than sequence_len: 1000; {word}: a.jsonl, line 4; line 21;"
+        f"93 rows are longer than sequence_len: 1000{word}: a.jsonl, line 4; line 21;"
         " b.jsonl, line 3, ..."
     )
     assert (last.level, last.topic) == ("ok", "rows")
@@ -162,16 +162,14 @@ def test_a_count_from_some_of_the_rows_says_about() -> None:
 
 def test_every_other_fault_is_a_warning() -> None:
     one = Fault(1, ["a.jsonl, line 7"])
-    found = told(
-        seen(duplicates=one, shared=one, silent=one, refused=one, refusal="KeyError: 'x'"),
-        val_set_size=0.1,
+    faults: dict[str, Any] = dict.fromkeys(
+        ("duplicates", "shared", "silent", "lacking", "refused"), one
     )
-    assert [finding.level for finding in found] == ["warning"] * 4 + ["ok"]
+    found = told(seen(**faults, refusal="KeyError: 'x'"), val_set_size=0.1)
+    assert [finding.level for finding in found] == ["warning"] * 5 + ["ok"]
     messages = "\n".join(finding.message for finding in found)
-    assert (
-        "1 row is without a token that counts for the loss; they are dropped: a.jsonl" in messages
-    )
-    assert "fails to tokenise them (KeyError: 'x')" in messages
+    assert "1 row is without a token that counts for the loss, and dropped: a.jsonl" in messages
+    assert "not tokenised by Axolotl (KeyError: 'x')" in messages
     assert "1 row is there twice, and may be both trained on and evaluated" in messages
     assert "1 row of test_datasets that are trained on too" in messages
     assert exit_status(found) == 0

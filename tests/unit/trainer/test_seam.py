@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.run.records import Verdict
+from leviathan_train.run.records import SeamWord, Verdict
 from leviathan_train.trainer.seam import Seam
 
 LAST = 200
@@ -150,3 +150,18 @@ def test_a_state_that_was_changed_by_hand_does_not_go_on_from_before() -> None:
     assert judged(edited=["adapter_config.json", "README.md"]).word == "continuous"
     verdict = judged(edited=["README.md", "adapter_model.safetensors"])
     assert verdict.word == "broken" and "adapter_model.safetensors" in verdict.cause
+
+
+def test_a_fall_that_has_just_begun_is_no_fault() -> None:
+    before = [6.9, 6.6, 6.3480]
+    after = [6.0173, 5.9584, 5.8262]
+    seam = Seam(15, [{"step": 5 * n, "loss": loss} for n, loss in enumerate(before, 1)])
+    for number, loss in enumerate(after, 4):
+        seam.add({"step": 5 * number, "loss": loss})
+    assert seam.verdict().word is SeamWord.CONTINUOUS
+
+
+@pytest.mark.parametrize(("jump", "told"), [(0.8, "above"), (-0.8, "below")])
+def test_a_jump_is_told_with_its_way(jump: float, told: str) -> None:
+    found = judged(noise=0.02, jump=jump)
+    assert found.word is SeamWord.BROKEN and f" {told} where it was going" in found.cause
