@@ -40,7 +40,7 @@ class Read(Enum):
 
     Attributes:
         NOTHING: headers and sizes, for a look. Where single files were changed since they
-            were read, all bytes.
+            were read, or what was read was damaged, all bytes.
         NEW: every byte that was not read before, for what relies on the answer.
         ALL: every byte.
     """
@@ -118,16 +118,17 @@ def inspect(
             return Checkpoint(
                 path, number, known.facts, state, reason, size, modified, files, known.is_read
             )
-    whole = read is not Read.NOTHING or (known is not None and known.looks_altered(stats))
+    doubted = known is not None and (known.state == "damaged" or known.looks_altered(stats))
+    whole = read is not Read.NOTHING or doubted
     saves = run.saves() if saves is None else saves
     interrupted = ours and path.name in saves
     state, reason, facts = _judge(
         path, number, stats, outside, interrupted=interrupted, whole=whole
     )
-    if ours and state == "damaged":
-        index.forget(run, path.name)
-    elif ours and settled:
+    if ours and (whole if state == "damaged" else settled):  # the damaged is read at each look
         index.remember(run, path.name, index.Known(state, facts, whole, stats))
+    elif ours and "damaged" in {state, known.state if known else ""}:
+        index.forget(run, path.name)
     return Checkpoint(path, number, facts, state, reason, size, modified, files, whole)
 
 

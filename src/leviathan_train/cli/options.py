@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -29,9 +30,23 @@ config_argument = click.argument(
 sets_option = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG."
 )
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds that ends: `nan` and `inf` would be deadlines that never come."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return float(seconds)
+
+
 grace_option = click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=PAUSE_GRACE,
     metavar="SECONDS",
     help="Kill the trainer if it has not saved after this many seconds (default: 300).",

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from leviathan_train.cli import complete
-from leviathan_train.cli.options import LaunchCommand, config_argument, sets_option, typed
+from leviathan_train.cli.options import LaunchCommand, Seconds, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import load_config
 from leviathan_train.errors import DONE, UsageError
@@ -54,7 +54,7 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=PAUSE_GRACE,
     metavar="SECONDS",
     help="Kill the trainer if it has not saved this many seconds after Ctrl+C (default: 300).",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 
+from leviathan_train.config.redact import redact
 from leviathan_train.errors import FAILED, USAGE, LeviathanError
 from leviathan_train.mirror.place import Place
 
@@ -75,6 +76,9 @@ def told(place: Place) -> Iterator[None]:
     except Exception as error:
         trouble = _kind(error)
         words = " ".join(str(error).split()) or type(error).__name__
+        for login in re.findall(r"://([^/\s@]+)@", place.url):  # it may be quoted without its ://
+            words = words.replace(login, "[redacted]")
+        words = redact(words)
         raise MirrorError(f"The mirror {place.shown}: {words[:300]}", trouble) from error
 
 

@@ -76,8 +76,8 @@ def remember(run: Path, config: str, cwd: str) -> None:
 def remembered(is_run: Callable[[Path], bool]) -> list[Remembered]:
     """Every remembered run that is there; what has gone is forgotten.
 
-    A run whose disk is not mounted or does not answer, or that lies on another host, is only left
-    out.
+    A run whose disk is not mounted or does not answer, that may not be read, or that lies on
+    another host, is only left out.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -86,7 +86,11 @@ def remembered(is_run: Callable[[Path], bool]) -> list[Remembered]:
             path = Path(entry.path)
             if not mounts.answers(path):
                 continue
-            if entry.path and is_run(path):
+            try:
+                is_there = bool(entry.path) and is_run(path)
+            except OSError:  # it may not be read, which says nothing of the others
+                continue
+            if is_there:
                 found.append(entry)
             elif _has_gone(entry, file):
                 file.unlink(missing_ok=True)

@@ -104,7 +104,15 @@ def _here() -> list[Run]:
             folders = [Path(entry.path) for entry in near if entry.is_dir()]
     except OSError:
         return []
-    return [Run(folder) for folder in folders if is_run(folder)]
+    return [Run(folder) for folder in folders if _is_seen(folder)]
+
+
+def _is_seen(folder: Path) -> bool:
+    """As `is_run`; what may not be read is passed over, so that it hides no other run."""
+    try:
+        return is_run(folder)
+    except OSError:
+        return False
 
 
 def _sorted(runs: Iterable[Run], *, live: bool) -> list[Run]:

@@ -433,6 +433,21 @@ def test_a_look_at_a_sealed_one_finds_files_that_lost_their_content(tmp_path: Pa
         assert not found.intact and name in found.reason, (name, found)
 
 
+@pytest.mark.parametrize("found_by", [Read.NOTHING, Read.NEW, Read.ALL])
+def test_what_was_found_damaged_is_damaged_at_every_further_look(
+    tmp_path: Path, found_by: Read
+) -> None:
+    path = shapes.make(tmp_path, 100, sealed=True)
+    weights = path / "adapter_model.safetensors"
+    flip(0.9)(weights, weights)
+    os.utime(weights, (1, 1))
+    assert look(path, found_by).state == "damaged"
+    for _ in range(2):
+        assert "adapter_model.safetensors has changed" in look(path, Read.NOTHING).reason
+    flip(0.9)(weights, weights)
+    assert look(path, Read.NOTHING).intact
+
+
 def test_a_look_reads_where_one_file_was_changed_since_it_was_read(tmp_path: Path) -> None:
     path = shapes.make(tmp_path / "a", 100, sealed=True)
     weights = path / "adapter_model.safetensors"

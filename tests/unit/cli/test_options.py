@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from leviathan_train.cli import cli
 from leviathan_train.cli.options import typed
@@ -39,3 +40,10 @@ def test_only_what_follows_the_dashes_goes_to_the_launcher() -> None:
     assert context("c.yaml").params["accelerate_args"] == ()
     with pytest.raises(click.UsageError, match="unexpected extra argument"):
         context("c.yaml", "d.yaml", "--", "--a")
+
+
+@pytest.mark.parametrize("command", ["train", "pause", "stop"])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+def test_a_grace_that_would_never_end_is_wrong_use(command: str, seconds: str) -> None:
+    result = CliRunner().invoke(cli, [command, "c.yaml", "--grace", seconds])
+    assert result.exit_code == 2 and "--grace" in result.output, result.output

@@ -57,6 +57,12 @@ def test_an_error_is_told_by_what_a_user_can_do_about_it(
     assert "hunter2" not in raised.value.message and raised.value.hint
 
 
+def test_an_error_that_quotes_the_address_tells_no_password() -> None:
+    with pytest.raises(MirrorError) as raised, told(Place("s3://me:hunter2@bucket/x", "run")):
+        raise ValueError('Invalid bucket name "me:hunter2@bucket" in s3://me:hunter2@bucket/x')
+    assert "hunter2" not in raised.value.message and "Invalid bucket" in raised.value.message
+
+
 def test_what_is_told_already_stays_as_it_is() -> None:
     with pytest.raises(UsageError), told(Place("s3://bucket", "run")):
         raise UsageError("no")

@@ -51,6 +51,24 @@ def found(target: str | None, *, live: bool = False) -> str:
     return str(lookup.find(target, live=live).path.resolve())
 
 
+@pytest.mark.parametrize("where", ["work/training", "outputs"])
+def test_a_folder_that_may_not_be_read_hides_no_other_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    for name in ("a", "closed", "z"):
+        end(train(f"{where}/{name}"))
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if "closed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # as root may read everything
+    assert sorted(run.name for run in lookup.all_runs()) == ["a", "z"]
+    assert lookup.find(None).name in {"a", "z"}
+
+
 def test_a_run_is_found_by_name_and_without_one_from_its_folder(project: Path) -> None:
     end(train())
     here = str(project / "outputs/my-lora")
