@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from leviathan_train.cli import complete
-from leviathan_train.errors import UsageError
+from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import PAUSE_GRACE
@@ -118,6 +119,8 @@ def find_run(target: str | None, *, quiet: bool = False, live: bool = False) -> 
         live: of several, the one that trains is meant; see `lookup.find`.
     """
     found = lookup.find(target, live=live)
+    if found.path.is_dir() and not os.access(found.path, os.R_OK | os.X_OK):
+        raise LeviathanError(f"{found.path} may not be read.", "Check who owns it, and its mode.")
     if target is None:
         from leviathan_train.ui.text import plain
 

@@ -131,7 +131,9 @@ class Starter:
             choice = fetch_newer(self._mirror, run, choice, self.dialog, yes=yes, dry_run=dry_run)
         found = checkpoints.scan(run)
         offer = resume.choose(run, self.config, choice, found)
-        if choice in {"ask", "auto"} and self.is_finished(found):
+        newest = checkpoints.latest(found)
+        goes_on = newest and offer.checkpoint and offer.checkpoint.path == newest.path
+        if (choice in {"ask", "auto"} or goes_on) and self.is_finished(found):
             return None
         _warn(self.dialog, _looked_at_machine(self.config, run, found, offer, first=first))
         self.dialog.show_offer(run, offer)
@@ -139,11 +141,10 @@ class Starter:
         if first:
             confirm.confirm_source(self.dialog, run, offer, yes=options.yes, dry_run=dry_run)
         rebuild = False
-        if not dry_run:
-            if offer.ask:
-                offer = confirm.confirm_resume(self.dialog, run, offer, found, options.typed)
-            if offer.checkpoint and first:
-                rebuild = confirm.confirm_changes(self.dialog, differences, yes=options.yes)
+        if not dry_run and offer.ask:
+            offer = confirm.confirm_resume(self.dialog, run, offer, found, options.typed)
+        if offer.checkpoint and first and not (dry_run and self.dialog.interactive):
+            rebuild = confirm.confirm_changes(self.dialog, differences, yes=options.yes)
         return self.plan_of(offer, resume.path_in(run, offer), rebuild_rows=rebuild)
 
     def plan_of(self, offer: Offer, resume_from: Path | None, *, rebuild_rows: bool) -> Plan:

@@ -92,7 +92,12 @@ def _write(path: Path, text: str, publish: Callable[[str, Path], None], *, durab
     import tempfile  # 5 ms that reading commands are spared
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+    prefix = f".{path.name}."
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=prefix, suffix=TEMPORARY, dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # what the user knows
+        raise
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(text)
