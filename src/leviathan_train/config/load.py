@@ -21,7 +21,8 @@ _PATIENCE = 10.0
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
 _PROBLEMS = {
-    "could not find expected ':'": "no key with a value: after the colon comes a space",
+    "could not find expected ':'": "no key with a value; after a key come a colon and a space",
+    "expected <document start>": "more follows where the config has ended; is it a config?",
     "mapping values are not allowed": "a colon too many, or a wrong indentation",
     "tab character": "a tab: indent with spaces",
     "character '\\t'": "a tab: indent with spaces",

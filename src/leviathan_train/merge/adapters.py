@@ -130,12 +130,15 @@ def _there_is(found: list[Checkpoint]) -> str:
     loss, at = best.facts.eval_loss, best.facts.eval_step
     there = "" if at in (None, best.step) else f" at step {at}"
     told = "best" if loss is None else f"best, eval loss {loss:.4g}{there}"
+    if best.step == newest.step:
+        return f"There is {newest.name} (latest and {told})."
     return f"There is {newest.name} (latest) and {best.name} ({told})."
 
 
 def _commands(run: Run, found: list[Checkpoint]) -> str:
-    words = ["latest"] + (["best"] if checkpoints.best(found) else [])
-    if checkpoints.latest(found) is None:
+    newest, best = checkpoints.latest(found), checkpoints.best(found)
+    words = ["latest"] + (["best"] if best and newest and best.step != newest.step else [])
+    if newest is None:
         words = ["STEP"]
     return "    ".join(f"leviathan merge {in_command(run)} --checkpoint {word}" for word in words)
 

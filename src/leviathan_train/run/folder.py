@@ -36,6 +36,7 @@ from leviathan_train.system.files import read_bytes, write_json
 from leviathan_train.system.locks import locked
 from leviathan_train.system.processes import Process
 from leviathan_train.system.slurm import SlurmJob
+from leviathan_train.system.units import clock
 
 TRAINING_ROOT = Path("work/training")
 
@@ -237,6 +238,6 @@ def busy(run: Run, session: Session) -> Busy:
     process = next((named[role] for role in ("rank0", "launcher", "cli") if role in named), None)
     who = f"process {process.pid} on {process.host}" if process else f"a process on {session.host}"
     return Busy(
-        f"{run.name} is already training: {who}, since {session.id}.",
+        f"{run.name} is already training: {who}, since {clock(session.launch.started)}.",
         f"See it with:  leviathan status {name}    Stop it with:  leviathan pause {name}",
     )

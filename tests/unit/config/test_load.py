@@ -103,7 +103,7 @@ def test_an_unclosed_quote_is_told_where_it_begins_and_as_what_it_is(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("base_model: x\nlora_r:8\nlora_alpha: 16\n", "line 2, column 1.*after the colon"),
+        ("base_model: x\nlora_r:8\nlora_alpha: 16\n", "line 2, column 1.*a colon and a space"),
         ("base_model: x\nchat: a: b\n", "line 2, column 8.*a colon too many"),
         ("base_model: x\nlora_r: 8\n\toutput_dir: y\n", "line 3, column 1.*a tab"),
     ],
