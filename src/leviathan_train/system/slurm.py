@@ -23,8 +23,10 @@ class SlurmJob:
     restarts: int = 0
 
     @classmethod
-    def of(cls, environ: Mapping[str, str] = os.environ) -> SlurmJob | None:
-        """The job whose environment this is; None outside of Slurm."""
+    def of(cls, environ: Mapping[str, str] | None = None) -> SlurmJob | None:
+        """The job whose environment this is, or this process's; None outside of Slurm."""
+        # Looked up at each call: `Dataset.map` of several processes puts a copy in its place.
+        environ = os.environ if environ is None else environ
         name = environ.get("SLURM_JOB_ID")
         if not name:
             return None

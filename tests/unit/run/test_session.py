@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -32,6 +33,7 @@ from leviathan_train.run.records import (
 from leviathan_train.run.session import Session
 from leviathan_train.run.sweep import sweep
 from leviathan_train.system.processes import SESSION_ENV
+from leviathan_train.system.slurm import SlurmJob
 
 
 @pytest.fixture
@@ -126,6 +128,13 @@ def test_a_session_of_this_host_is_known_by_its_processes(run: Run) -> None:
 
 
 # -- the same Slurm job, started again -----------------------------------------------------
+
+
+def test_the_environment_may_be_another_object_by_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", copy.deepcopy(os.environ))  # as datasets does
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    job = SlurmJob.of()
+    assert job and job.name == "12"
 
 
 @pytest.mark.parametrize("here", [True, False])
