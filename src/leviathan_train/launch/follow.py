@@ -152,7 +152,7 @@ class Training:
 
     def start(self) -> None:
         """Start the launcher in a session of its own, so that Ctrl+C reaches us alone."""
-        self.tell(f"Log: {self.log}")
+        self.tell(f"Log: {self.plan.run.logs / self.log.name}")
         self.plan.run.logs.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
