@@ -198,8 +198,10 @@ class _Reader:
         return {**self.columns[source.key], **values}
 
     def _draw(self, source: Source, row: rows.Row, want: Want | None) -> None:
-        self.columns.setdefault(source.key, {}).update(dict.fromkeys(row.values))
-        if want and not row.values.keys() >= set(want.columns):
+        columns = self.columns.setdefault(source.key, {})
+        columns.update(dict.fromkeys(row.values))
+        # Columns that no row has are told by `data.faults`.
+        if want and any(name in columns and name not in row.values for name in want.columns):
             self.found.lacking.add(_at(source, row.place))
         size = _size(row.values)
         self.sample.offer(source, row, size)

@@ -115,6 +115,11 @@ def test_a_row_without_a_column_is_judged_as_it_is_trained_on(tmp_path: Path) ->
     assert (found.lacking.count, found.refused.count) == (1, 0)
 
 
+def test_a_column_that_no_row_has_is_not_said_to_be_there_in_others(tmp_path: Path) -> None:
+    wrong = {"question": "a", "output": "an answer"}
+    assert look(write(tmp_path / "a.jsonl", [wrong, wrong])).lacking.count == 0
+
+
 def test_of_many_rows_some_are_judged_and_the_count_is_an_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
