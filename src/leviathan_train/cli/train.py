@@ -12,7 +12,7 @@ import click
 from leviathan_train.cli import complete
 from leviathan_train.cli.options import LaunchCommand, Seconds, config_argument, sets_option, typed
 from leviathan_train.cli.prompts import TerminalDialog
-from leviathan_train.config.load import load_config
+from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import DONE, UsageError
 from leviathan_train.launch.command import has_gpu
 from leviathan_train.launch.follow import stopped_by
@@ -24,6 +24,7 @@ from leviathan_train.launch.slurm import ON_END_PATIENCE, Allocation
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run
+from leviathan_train.run.lookup import command_of
 from leviathan_train.run.records import PAUSE_GRACE, Cause, End
 from leviathan_train.system.signals import WARNINGS, NotedSignals
 from leviathan_train.ui.progress import Screen
@@ -117,7 +118,7 @@ def train(
 
     Example:  leviathan train configs/demo_cpu.yaml --until 08:00
     """
-    cfg = load_config(config_path, sets)
+    cfg = _loaded(config_path, sets)
     limit = TimeLimit.parse(until, for_)
     hours = Window.parse(window) if window is not None else None
     if on_end is not None and not on_end.strip():
@@ -150,6 +151,20 @@ def train(
                 return DONE
             train_all = partial(joiner.train_all, limit, hours, max_restarts)
         return _followed(lambda: stopped_by(early) or train_all(), starter, screen, on_end, slurm)
+
+
+def _loaded(path: Path, sets: tuple[str, ...]) -> Config:
+    """The config; for a run that was named in its place, the command that resumes it is told.
+
+    Raises:
+        UsageError: see `load_config`.
+    """
+    try:
+        return load_config(path, sets)
+    except UsageError as error:
+        if not path.is_file() and (again := command_of(str(path))):
+            raise UsageError(error.message, f"To resume this run:  {again}") from None
+        raise
 
 
 def _followed(

@@ -240,6 +240,14 @@ def start_again(launch: Launch) -> str:
     return command
 
 
+def command_of(target: str) -> str | None:
+    """The command that resumes the run of this name or folder; None where there is none such."""
+    with contextlib.suppress(LeviathanError, OSError):
+        if (session := find(target).session()) and session.launch.config:
+            return start_again(session.launch)
+    return None
+
+
 def in_command(run: Run) -> str:
     """The run as it stands in a command that is shown: `shortest_name`, quoted for a shell."""
     return shlex.quote(shortest_name(run))
