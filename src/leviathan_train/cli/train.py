@@ -14,6 +14,7 @@ from leviathan_train.cli.options import LaunchCommand, Seconds, config_argument,
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import DONE, UsageError
+from leviathan_train.launch.ahead import read_ahead
 from leviathan_train.launch.command import has_gpu
 from leviathan_train.launch.follow import stopped_by
 from leviathan_train.launch.join import Joiner
@@ -133,6 +134,8 @@ def train(
         choice = slurm.choice(Run(cfg.output_dir), choice, screen.line)
     options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, not requeue)
     starter = Starter(cfg, options, screen)
+    if not dry_run:
+        read_ahead()
     with NotedSignals(WARNINGS) as early:  # from here on a warning does not kill this process
         starter.check()
         if layout.is_first or dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from leviathan_train.run.records import Phase, SeamWord
+from leviathan_train.system import readahead
 from leviathan_train.system.files import write_json
 from leviathan_train.trainer.loop import Loop
 from leviathan_train.trainer.seam import Seam
@@ -45,6 +47,9 @@ class ReportCallback(TrainerCallback):
         """Note the step's time; this runs in every step, so the rest is left to `describe`."""
         now = time.perf_counter()
         seconds, self.step_began = now - self.step_began, now
+        if not self.mean_seconds and self.loop.process.rank == 0:
+            # A start is over: what it read from disk is read ahead in the next one.
+            threading.Thread(target=readahead.note, daemon=True).start()
         self.mean_seconds += (seconds - self.mean_seconds) * (0.05 if self.mean_seconds else 1.0)
         listener = self.loop.process.listener
         listener.last_step = state.global_step
