@@ -25,12 +25,14 @@ from leviathan_train.checkpoints.seal import FaultError
 from leviathan_train.errors import LeviathanError
 from leviathan_train.mirror.copies import Copy, CopyState
 from leviathan_train.mirror.fetch import fetch
-from leviathan_train.mirror.local import Sealed, sha_of
+from leviathan_train.mirror.local import Sealed, names_of, sha_of
 from leviathan_train.mirror.place import URL_ENV, Place
 from leviathan_train.mirror.remote import Owner, Remote
 from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.mirror.watch import BEAT, CommandStore, Store, Task, Watcher, writer_of
 from leviathan_train.run.folder import Run
+from leviathan_train.run.records import MirrorState
+from leviathan_train.system.files import write_json
 from leviathan_train.system.locks import locked
 
 _LATELY = 3 * BEAT
@@ -119,7 +121,8 @@ def _as_json(copy: Copy) -> dict[str, Any]:
 def pull(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[str, Any]:
     """Fetch the copy of one step."""
     remote = Remote(place)
-    found = [copy for copy in remote.copies() if copy.step == args.step]
+    copies = remote.copies()
+    found = [copy for copy in copies if copy.step == args.step]
     if not found or found[0].state is not CopyState.WHOLE:
         why = found[0].reason or found[0].state if found else "there is none"
         raise LeviathanError(f"No whole copy of checkpoint-{args.step} at {place.shown}: {why}.")
@@ -131,7 +134,9 @@ def pull(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[st
             told_at = time.monotonic()
             tell("bytes", bytes=count)
 
-    return {"path": str(fetch(run, remote, found[0], on_bytes))}
+    path = fetch(run, remote, found[0], on_bytes)
+    _note(run, place, copies)
+    return {"path": str(path)}
 
 
 def push(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[str, Any]:
@@ -155,7 +160,22 @@ def push(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[st
         tell("copy", name=path.name)
         store.upload(path, text, there)
         names.append(path.name)
+    _note(run, place, store.copies())
     return {"names": names}
+
+
+def _note(run: Run, place: Place, copies: list[Copy]) -> None:
+    """Note what a place holds that was looked at by hand, as the run's mirror if it has no other.
+
+    The process beside a training tells more, so that nothing is noted while one is there.
+    """
+    known = run.mirror
+    is_other = known is not None and known.pid and known.url != place.shown
+    if place.is_command or is_other:
+        return
+    with contextlib.suppress(OSError), locked(run.mirror_folder / "lock", wait=False):
+        told = MirrorState(url=place.shown, copies=names_of(copies), done=True, at=time.time())
+        write_json(run.mirror_file, asdict(told))
 
 
 _VERBS = {"look": look, "push": push, "pull": pull}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.seal import SEAL
+from leviathan_train.mirror.copies import Copy, CopyState
 from leviathan_train.run.folder import Run
 from leviathan_train.system.files import read_bytes
 
@@ -42,6 +43,13 @@ def sha_of(text: bytes) -> str:
 def named(step: int, seal_sha: str) -> str:
     """A copy in a record: its step, and which checkpoint of that step it is."""
     return f"{step}:{seal_sha[:16]}"
+
+
+def names_of(copies: Iterable[Copy]) -> tuple[str, ...]:
+    """The names in a record of those that are whole."""
+    return tuple(
+        named(copy.step, copy.seal_sha) for copy in copies if copy.state is CopyState.WHOLE
+    )
 
 
 def set_aside(run: Run) -> Iterator[str]:

@@ -48,6 +48,8 @@ _MISSING = re.compile(
 _UNREACHABLE = re.compile(r"connect|timed? ?out|unreachable|name resolution", re.IGNORECASE)
 _QUOTED = re.compile(r"\w+://\S+|\"[^\"]*\"|'[^']*'")
 """What an error quotes of a user's own words, such as a bucket's name, says nothing of it."""
+_LONG = 300
+"""Characters of a library's own words that are told."""
 _PACKAGES = re.compile(r"protocol not known|is not installed|^install ", re.IGNORECASE)
 
 
@@ -79,7 +81,11 @@ def told(place: Place) -> Iterator[None]:
         for login in re.findall(r"://([^/\s@]+)@", place.url):  # it may be quoted without its ://
             words = words.replace(login, "[redacted]")
         words = redact(words)
-        raise MirrorError(f"The mirror {place.shown}: {words[:300]}", trouble) from error
+        raise MirrorError(f"The mirror {place.shown}: {_shortened(words)}", trouble) from error
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= _LONG else f"{words[:_LONG].rpartition(' ')[0]} ..."
 
 
 def _kind(error: Exception) -> Trouble:

@@ -20,7 +20,7 @@ from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.seal import FaultError
 from leviathan_train.mirror import copies as plans
 from leviathan_train.mirror.copies import Copy, CopyState
-from leviathan_train.mirror.local import Sealed, named, set_aside, sha_of
+from leviathan_train.mirror.local import Sealed, names_of, set_aside, sha_of
 from leviathan_train.mirror.remote import Owner
 from leviathan_train.mirror.trouble import MirrorError, Trouble
 from leviathan_train.run.folder import Run
@@ -228,7 +228,7 @@ class Watcher:
     def _know(self, copies: list[Copy]) -> None:
         whole = [copy for copy in copies if copy.state is CopyState.WHOLE]
         self._copied = {copy.step: copy.seal_sha for copy in whole}
-        self._tell(copies=tuple(named(copy.step, copy.seal_sha) for copy in whole))
+        self._tell(copies=names_of(copies))
 
     def _tell(self, **changes: Any) -> None:
         state = replace(self._state, **changes)
