@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leviathan_train.config import rows
-from leviathan_train.config.load import Config, entries
+from leviathan_train.config.load import Config, entries, normalise
 from leviathan_train.config.row_types import TOKENISED, Want, fitting, messages_of, wanted
 from leviathan_train.config.rows import DataError, Row
 
@@ -44,15 +44,32 @@ def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
     """
     found = list(sources(config))
     until = None if seconds is None else time.monotonic() + seconds
+    counts: list[tuple[str, int]] = []
     for source in found:
         if seconds == 0 and source.kind in rows.BINARY:
             continue
         try:
-            _check(source, config, until)
+            if (count := _check(source, config, until)) is not None:
+                counts.append((source.key, count))
         except DataError as fault:
             yield fault
         except OSError as error:
             yield DataError(f"{source.file} cannot be read: {error.strerror}.", "Check it.")
+    if len(counts) == len(found):
+        yield from _none_left(config, counts)
+
+
+def _none_left(config: Config, counts: Sequence[tuple[str, int]]) -> Iterator[DataError]:
+    """A `val_set_size` that holds back every row, where all rows of each entry were counted."""
+    held = normalise(config.values.get("val_set_size"))
+    named = {f"datasets[{index}]" for _, index, _ in entries(config.values, "datasets")}
+    total = sum(count for key, count in counts if key in named)
+    is_known = named <= {key for key, _ in counts}
+    if is_known and isinstance(held, int) and held > 1 and total <= held:
+        yield DataError(
+            f"{config.path}: val_set_size: {held} holds back each of the {total} rows.",
+            "Lower it, or give a share such as 0.05.",
+        )
 
 
 def sources(config: Config) -> Iterator[Source]:
@@ -80,8 +97,11 @@ def _files(entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
             yield file, rows.kind_of(file.name, None)
 
 
-def _check(source: Source, config: Config, until: float | None) -> None:
+def _check(source: Source, config: Config, until: float | None) -> int | None:
     """Read a file's rows and compare them with what their type wants.
+
+    Returns:
+        How many there are; None if not all were read.
 
     Raises:
         DataError: what was found first.
@@ -89,6 +109,7 @@ def _check(source: Source, config: Config, until: float | None) -> None:
     want = None if _has_strangers(config) else wanted(source.entry, config.values)
     columns: dict[str, None] = {}
     first: Row | None = None
+    number, is_whole = 0, True
     for number, row in enumerate(rows.read(source.file, source.kind), 1):
         first = first or row
         columns.update(dict.fromkeys(row.values))
@@ -97,9 +118,11 @@ def _check(source: Source, config: Config, until: float | None) -> None:
         if want and want.columns[0] in row.values:
             _check_row(source, want, row)
         if number >= FIRST and until is not None and time.monotonic() > until:
+            is_whole = False
             break
     if first and want:
         _check_columns(source, want, config, columns, first)
+    return number if is_whole else None
 
 
 def _has_strangers(config: Config) -> bool:

@@ -18,6 +18,17 @@ from leviathan_train.config.memory import linear_modules
 from leviathan_train.config.requirements import is_on
 from leviathan_train.system.files import read_object
 
+_PATHS = (
+    "base_model",
+    "base_model_config",
+    "tokenizer_config",
+    "output_dir",
+    "dataset_prepared_path",
+    "lora_model_dir",
+    "deepspeed",
+    "resume_from_checkpoint",
+)
+
 
 @dataclass(frozen=True)
 class Pitfall:
@@ -30,10 +41,28 @@ class Pitfall:
 
 def pitfalls(config: Config) -> Iterator[Pitfall]:
     """What can be seen of a config and its base model without reading rows."""
+    yield from _home(config)
     yield from _targets(config)
     yield from _entries(config)
     yield from _paths(config)
     yield from _length(config)
+    yield from _share(config)
+
+
+def _home(config: Config) -> Iterator[Pitfall]:
+    """Paths that begin with `~`, which only a shell makes into a home folder."""
+    named = [(key, config.values.get(key)) for key in _PATHS]
+    for key, index, entry in entries(config.values, "datasets", "test_datasets"):
+        files = entry.get("data_files")
+        named.append((f"{key}[{index}].path", entry.get("path")))
+        for name in files if isinstance(files, list) else [files]:
+            named.append((f"{key}[{index}].data_files", name))
+    for key, name in named:
+        if isinstance(name, str) and name.startswith("~"):
+            yield Pitfall(
+                f"{key}: {name}: Axolotl takes ~ for the name of a folder, not for your home.",
+                f"Write  {os.path.expanduser(name)}",
+            )
 
 
 def _targets(config: Config) -> Iterator[Pitfall]:
@@ -113,5 +142,21 @@ def _length(config: Config) -> Iterator[Pitfall]:
         yield Pitfall(
             f"sequence_len: {length}: the base model was made for {most} tokens.",
             f"Lower it to {most} or less, or stretch the model's positions.",
+            fails=False,
+        )
+
+
+def _share(config: Config) -> Iterator[Pitfall]:
+    """A `val_set_size` that is neither a share nor a number of rows (utils/data/sft.py)."""
+    size = normalise(config.values.get("val_set_size"))
+    if not isinstance(size, int | float) or isinstance(size, bool) or config.values.get("rl"):
+        return
+    hint = "Give a share below 1, such as 0.05, or a number of rows, such as 100."
+    if size == 1:
+        yield Pitfall("val_set_size: 1: all rows would be held back, none trained on.", hint)
+    elif size > 1 and not isinstance(size, int):
+        yield Pitfall(
+            f"val_set_size: {size}: above 1 it is a number of rows, so {int(size)} are held back.",
+            hint,
             fails=False,
         )

@@ -216,3 +216,14 @@ def test_a_hundred_thousand_rows_take_seconds_at_most(tmp_path: Path) -> None:
     began = time.monotonic()
     assert sum(1 for _ in rows.read(file, "json")) == 100_000
     assert time.monotonic() - began < 30
+
+
+def test_an_evaluation_that_takes_every_row_is_told(tmp_path: Path) -> None:
+    three = jsonl(ALPACA) * 3
+    ((message, hint),) = told(tmp_path, "a.jsonl", three, val_set_size=3)
+    assert "c.yaml: val_set_size: 3 holds back each of the 3 rows." in message and "0.05" in hint
+    for size in (2, 0.5, 0, None):
+        assert told(tmp_path, "a.jsonl", three, val_set_size=size) == []
+    unknown = [{"path": "org/hub", "type": "alpaca"}, {"path": f"{tmp_path}/a.jsonl"}]
+    values = {"output_dir": "run", "datasets": unknown, "val_set_size": 9}
+    assert list(data.faults(Config(Path("c.yaml"), values))) == [], "the hub may hold more"

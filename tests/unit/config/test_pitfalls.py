@@ -50,6 +50,11 @@ def test_a_good_config_has_none(tmp_path: Path, base: Path) -> None:
         ({"lora_model_dir": "./nowhere"}, True, "lora_model_dir: ./nowhere does not exist"),
         ({"deepspeed": "./zero9.json"}, True, "deepspeed: ./zero9.json does not exist"),
         ({"sequence_len": 8192}, False, "made for 4096 tokens"),
+        ({"output_dir": "~/run"}, True, "output_dir: ~/run: Axolotl takes ~ for the name"),
+        ({"entry": {"data_files": ["~/a.jsonl"]}}, True, "datasets[0].data_files: ~/a.jsonl"),
+        ({"test_datasets": [{"path": "~/a"}]}, True, "test_datasets[0].path: ~/a:"),
+        ({"val_set_size": 1}, True, "none trained on"),
+        ({"val_set_size": 1.5}, False, "so 1 are held back"),
     ],
 )
 def test_a_pitfall_is_named(

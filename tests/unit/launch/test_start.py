@@ -78,7 +78,7 @@ def options(**more: Any) -> Options:
 def config(make_config: MakeConfig, tmp_path: Path) -> Config:
     """A config whose run is tmp_path/run, with data of its own."""
     data = tmp_path / "data.jsonl"
-    data.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    data.write_text('{"instruction": "a", "input": "", "output": "b"}\n' * 20)
     path = make_config(tmp_path, datasets=[{"path": str(data), "type": "alpaca"}])
     return load_config(path)
 
