@@ -10,7 +10,7 @@ from typing import Any
 
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.base_model import model_folder
-from leviathan_train.config.load import Config, normalise, number
+from leviathan_train.config.load import Config, entries, normalise, number
 from leviathan_train.config.memory import memory
 from leviathan_train.config.requirements import is_on
 from leviathan_train.config.survey import Fault, Survey
@@ -191,9 +191,15 @@ def night(config: Config, run: Run, intact: Sequence[Checkpoint], seen: Survey |
     return ok(Topic.STEPS, f"{told}.", numbers)
 
 
-def hurting(config: Config, seen: Survey) -> Iterator[Finding]:
-    """What in the data will change the result, each with its count and the first places."""
+def hurting(config: Config, seen: Survey, known: int = 0) -> Iterator[Finding]:
+    """What in the data will change the result, each with its count and the first places.
+
+    Args:
+        known: rows that were told of as faulty, and are not told of again.
+    """
     found = [*_lengths(config, seen), *_lacking(seen), *_twice(config, seen)]
+    if seen.refused.count > known:
+        found.append(_refused(seen))
     yield from found
     rows = f"{seen.rows + seen.eval_rows:,} rows"
     numbers = {"rows": seen.rows, "eval_rows": seen.eval_rows, "seconds": seen.seconds}
@@ -203,7 +209,7 @@ def hurting(config: Config, seen: Survey) -> Iterator[Finding]:
         yield Finding(Level.WARNING if failed else Level.OK, Topic.ROWS, what, numbers=numbers)
     elif not seen.whole:
         yield ok(Topic.ROWS, f"The first {rows} were looked at; time was up then.", numbers)
-    elif seen.rows and not found:
+    elif seen.rows and not found and not known:
         yield ok(Topic.ROWS, f"{rows}: none is too long, without an answer, or twice.", numbers)
     elif seen.rows:
         yield ok(Topic.ROWS, f"{rows} were looked at.", numbers)
@@ -228,12 +234,22 @@ def _lengths(config: Config, seen: Survey) -> Iterator[Finding]:
         )
     if seen.silent.count:
         what = "without a token that counts for the loss, and dropped"
-        yield _fault(seen.silent, what, "Give them an answer, or remove them.", level)
-    if seen.refused.count:
-        what = f"not tokenised by Axolotl ({seen.refusal})"
-        hint = "Fix or remove them: the training may end there."
-        every = seen.refused.count >= seen.rows
-        yield _fault(seen.refused, what, hint, Level.ERROR if every else Level.WARNING)
+        yield _fault(seen.silent, what, _answer(config), level)
+
+
+def _refused(seen: Survey) -> Finding:
+    what = f"not tokenised by Axolotl ({seen.refusal})"
+    hint = "Fix or remove them: the training may end there."
+    every = seen.refused.count >= seen.rows
+    return _fault(seen.refused, what, hint, Level.ERROR if every else Level.WARNING)
+
+
+def _answer(config: Config) -> str:
+    """What rows lack in which nothing counts for the loss."""
+    types = {str(entry.get("type")) for _, _, entry in entries(config.values, "datasets")}
+    if any(name.startswith("chat_template") for name in types):
+        return "Give them a turn of a role that is trained on (assistant), or remove them."
+    return "Give them an answer, or remove them."
 
 
 def _lacking(seen: Survey) -> Iterator[Finding]:

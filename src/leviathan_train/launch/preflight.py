@@ -66,7 +66,10 @@ def check(
         return
     yield ok(Topic.CONFIG, f"{path} can be read; the run is {config.output_dir}.")
     present = has_gpu()
-    yield from settings(config, has_gpu=present or card is not None)
+    bad_rows = 0
+    for one in settings(config, has_gpu=present or card is not None):
+        bad_rows += one.topic is Topic.DATA and one.level is Level.ERROR
+        yield one
     run = Run(config.output_dir)
     found = checkpoints.scan(run)
     yield from _resume(config, run, found, compare)
@@ -80,7 +83,7 @@ def check(
     answer = ask_axolotl(config) if ask_axolotl else validate(config, elsewhere)
     yield from _schema(answer)
     if answer.survey:
-        yield from cost.hurting(config, answer.survey)
+        yield from cost.hurting(config, answer.survey, bad_rows)
     yield cost.night(config, run, [item for item in found if item.intact], answer.survey)
 
 

@@ -175,6 +175,20 @@ def test_every_other_fault_is_a_warning() -> None:
     assert exit_status(found) == 0
 
 
+def test_a_row_that_was_told_of_is_not_told_of_again() -> None:
+    survey = seen(refused=Fault(1, ["a.jsonl, line 7"]), refusal="KeyError: 'x'")
+    (alone,) = cost.hurting(config(), survey, known=1)
+    assert alone.level == "ok" and "were looked at" in alone.message
+    assert len(list(cost.hurting(config(), survey, known=0))) == 2
+
+
+def test_a_chat_without_an_answer_is_told_which_turn_it_lacks() -> None:
+    survey = seen(silent=Fault(1, ["a.jsonl, line 7"]))
+    found = told(survey, datasets=[{"path": "a.jsonl", "type": "chat_template"}])
+    assert "a turn of a role that is trained on" in str(found[0].hint)
+    assert "Give them an answer" in str(told(survey)[0].hint)
+
+
 def test_duplicates_that_axolotl_takes_out_are_no_fault() -> None:
     found = told(seen(duplicates=Fault(5, ["x, line 1"])), dataset_exact_deduplication=True)
     assert [finding.level for finding in found] == ["ok", "ok"]
