@@ -5,6 +5,7 @@ Each change is told with its effect before a GPU is touched.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config import batch, effects, versions
+from leviathan_train.config import schema as schemas
 from leviathan_train.config.base_model import has_fingerprint, same_base
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.inputs import DataFacts, changed_data, config_base_facts
 from leviathan_train.config.load import PLUGIN, Config, normalise, number
 from leviathan_train.config.redact import quoted
+from leviathan_train.errors import LeviathanError
 from leviathan_train.system.units import clock
 
 _STEP_KEYS = frozenset({"gradient_accumulation_steps", "batch_size"})
@@ -165,7 +168,19 @@ def _effect(key: str, origin: Origin, config: Config) -> tuple[Effect, str]:
     schedulers = {str(values.get(key)) for values in (origin.settings, config.values)}
     if key == "lr_scheduler" and effects.OWN_STATE & schedulers:
         return Effect.REFUSED, "the two schedulers' states are incompatible"
-    return Effect.TAKES_EFFECT, effects.TAKES_EFFECT.get(key, "Axolotl reads it at each start")
+    if told := effects.TAKES_EFFECT.get(key):
+        return Effect.TAKES_EFFECT, told
+    if _is_dropped(key, config):
+        return Effect.NONE, "Axolotl does not know this key, and drops it"
+    return Effect.TAKES_EFFECT, "Axolotl reads it at each start"
+
+
+def _is_dropped(key: str, config: Config) -> bool:
+    """Whether no one reads a key; one that a plugin may bring, or that nobody can tell, is read."""
+    with contextlib.suppress(LeviathanError):
+        schema = schemas.ask(config.plugins)
+        return schema.is_complete and key not in schema.keys
+    return False
 
 
 def _balanced(change: Change, origin: Origin, config: Config) -> Change:

@@ -293,6 +293,18 @@ def test_a_changed_data_file_is_asked_about(tmp_path: Path, make_config: MakeCon
     assert change.topic is Topic.DATA_FILE
 
 
+def test_a_key_that_nobody_reads_is_not_said_to_take_effect(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    made = checkpoint(make_config(tmp_path))
+    (unknown,) = since(made, make_config(tmp_path, lora_rr=8))
+    assert (unknown.key, unknown.effect) == ("lora_rr", Effect.NONE)
+    (known,) = since(made, make_config(tmp_path, logging_steps=7))
+    assert known.effect is not Effect.NONE
+    (foreign,) = since(made, make_config(tmp_path, lora_rr=8, plugins=["their.own.Plugin"]))[:1]
+    assert foreign.effect is not Effect.NONE, "the plugin may read it"
+
+
 def test_a_data_file_that_was_only_touched_is_no_change(
     tmp_path: Path, make_config: MakeConfig
 ) -> None:
