@@ -40,25 +40,28 @@ def plot(runs: tuple[str, ...], output: Path | None, json: bool) -> None:
         if output.suffix != ".html":
             picture.check_drawable()
     figures = data.read_all([find_run(run, quiet=True) for run in runs or (None,)])
-    if empty := [one.name for one in figures if not one.logged]:
+    drawn = [one for one in figures if one.logged]
+    if not drawn:
+        missing = "    ".join(dict.fromkeys(one.missing for one in figures))
         raise UsageError(
-            f"Nothing to draw of {', '.join(empty)}: no step was logged yet.",
+            f"Nothing to draw of {', '.join(one.name for one in figures)}: {missing}.",
             "A line is logged each logging_steps.",
         )
     if output is None and not json:
-        name = Path(figures[0].name).name if len(figures) == 1 else "runs"
+        name = Path(drawn[0].name).name if len(drawn) == 1 else "runs"
         output = Path(f"{name}.html")
         check_output(output, (".html",))
     if output is not None:
         if output.suffix == ".html":
-            page.write(figures, output, at=time.time())
+            page.write(drawn, output, at=time.time())
         else:
-            picture.write(figures, output)
+            picture.write(drawn, output)
     if json:
         told = {"output": str(output) if output else None}
         text.document(values.plot(figures) | told)
     else:
         points = sum(one.logged for one in figures)
         for one in figures:
-            print("".join(f"{signs.WARNING} {text.plain(line)}\n" for line in one.gaps()), end="")
+            gaps = one.gaps() if one.logged else [f"Nothing to draw of {one.name}: {one.missing}."]
+            print("".join(f"{signs.WARNING} {text.plain(line)}\n" for line in gaps), end="")
         print(f"Plot of {text.count(points, 'logged value')}: {text.plain(output)}")

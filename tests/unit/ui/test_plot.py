@@ -126,6 +126,18 @@ def test_what_cannot_be_drawn_is_told(run: Run, tmp_path: Path, env: dict[str, s
     assert plotted(tmp_path, env)["runs"][0]["curves"]["loss"]["not_finite"] == [310]
 
 
+def test_a_run_of_nothing_but_nan_hides_no_other(
+    run: Run, tmp_path: Path, env: dict[str, str]
+) -> None:
+    session = begin(Run(tmp_path / "work/training/lost"))
+    spoil(session)
+    alone = leviathan("plot", "lost", cwd=tmp_path, env=env, check=2)
+    assert "Nothing to draw of lost: all that was logged is NaN or infinite." in alone.stderr
+    both = leviathan("plot", "demo", "lost", cwd=tmp_path, env=env, check=0)
+    assert "Nothing to draw of lost" in both.stdout
+    assert "demo" in (tmp_path / "demo.html").read_text()
+
+
 def test_wrong_use_is_told_in_a_line(run: Run, tmp_path: Path, env: dict[str, str]) -> None:
     begin(Run(tmp_path / "work/training/fresh"))
     for words, told in [

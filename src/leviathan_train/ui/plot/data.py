@@ -125,6 +125,13 @@ class Figure:
             for branch in (curve.points, *curve.superseded)
         )
 
+    @property
+    def missing(self) -> str:
+        """Why a figure without any point has none."""
+        if any(curve.not_finite for curve in self.curves.values()):
+            return "all that was logged is NaN or infinite"
+        return "no step was logged yet"
+
     def gaps(self) -> list[str]:
         """What cannot be drawn, in a line for each curve."""
         return [
