@@ -54,8 +54,8 @@ def choose(run: Run, choice: str) -> Adapter:
     """The adapter meant by `final`, `latest`, `best`, a step, or a folder.
 
     Raises:
-        UsageError: there is none such; of an unfinished run, with what there is instead.
-        LeviathanError: it is there, but not intact.
+        UsageError: there is none such, or it is not intact; of an unfinished run, with what
+            there is instead.
     """
     found = checkpoints.scan(run)
     if choice in {"final", "checkpoint-final"}:
@@ -143,9 +143,9 @@ def _commands(run: Run, found: list[Checkpoint]) -> str:
     return "    ".join(f"leviathan merge {in_command(run)} --checkpoint {word}" for word in words)
 
 
-def _damaged(run: Run, name: str, reason: str) -> LeviathanError:
+def _damaged(run: Run, name: str, reason: str) -> UsageError:
     found = checkpoints.scan(run)
-    return LeviathanError(
+    return UsageError(
         f"{name} is not intact: {reason}.", f"Merge another:  {_commands(run, found)}"
     )
 
