@@ -120,7 +120,7 @@ class _Screen:
     def line(self, text: str) -> None:
         self.close()
         if not self._quiet:
-            print(text, flush=True)
+            print(render.folded(text, sys.stdout), flush=True)
 
     def show(self, now: Progress) -> None:
         """Draw what the merge does now."""
@@ -148,18 +148,20 @@ class _Screen:
 
 
 def _tell(record: publish.Record) -> None:
-    proof = record["proof"]
+    proof, told = record["proof"], []
     if weights := proof.get("weights"):
-        print(
+        told.append(
             f"✅ {weights['tensors']} tensors written, {weights['adapted']} of them base + adapter"
             " as peft computes it; read back from disk unchanged"
         )
     if logits := proof.get("logits"):
-        print(
+        told.append(
             f"✅ Logits over {logits['tokens']} tokens: largest difference"
             f" {logits['max_difference']:.2g}, most likely token the same at"
             f" {100 * logits['agreement']:.4g}%"
         )
     size = sum(file["bytes"] for file in record["files"].values())
     seconds = render.duration(record["seconds"])
-    print(f"Merged model in {record['path']} ({render.size(size)}, {seconds})")
+    told.append(f"Merged model in {record['path']} ({render.size(size)}, {seconds})")
+    for line in told:
+        print(render.folded(line, sys.stdout))

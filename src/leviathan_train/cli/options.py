@@ -111,17 +111,20 @@ def check_output(output: Path, suffixes: tuple[str, ...]) -> None:
         raise UsageError(f"--output {output}: {wrong}.")
 
 
-def find_run(target: str | None, *, quiet: bool = False, live: bool = False) -> Run:
+def find_run(
+    target: str | None, *, quiet: bool = False, live: bool = False, told: bool = False
+) -> Run:
     """The run meant by the RUN argument; one that was not named is named on the screen.
 
     Args:
         quiet: name it on stderr, since stdout is for data.
+        told: what is shown next names it anyway.
         live: of several, the one that trains is meant; see `lookup.find`.
     """
     found = lookup.find(target, live=live)
     if found.path.is_dir() and not os.access(found.path, os.R_OK | os.X_OK):
         raise LeviathanError(f"{found.path} may not be read.", "Check who owns it, and its mode.")
-    if target is None:
+    if target is None and not told:
         from leviathan_train.ui.text import plain
 
         name = lookup.shortest_name(found)

@@ -60,10 +60,11 @@ class Screen:
         if offer.checkpoint:
             self.line(f"{signs.RESUME} FOUND EXISTING CHECKPOINT: step {offer.checkpoint.step}")
             self.line("   Training will resume from this point")
-            left = [item for item in offer.newer if item not in offer.damaged]
-            if left:
-                names = ", ".join(item.name for item in left)
-                self.line(f"   Newer ones will be set aside in {run.superseded}: {names}")
+        left = [item for item in offer.newer if item not in offer.damaged]
+        if left:
+            which = "   Newer ones" if offer.checkpoint else "Its checkpoints"
+            names = ", ".join(item.name for item in left)
+            self.line(f"{which} will be set aside in {run.superseded}: {names}")
 
     def loss_of_all(self, found: Sequence[Checkpoint]) -> None:
         """Say what deleting every checkpoint would lose."""

@@ -170,4 +170,4 @@ def test_the_command_strips_tells_and_later_deletes(tmp_path: Path, env: dict[st
     value = json.loads(cleanup("--yes", "--json"))
     assert (value["deleted"], value["stripped"]) == ([10, 20], [])
     assert "cannot be combined" in cleanup("--keep-best", "2", "--no-keep-best", check=2)
-    assert "takes no --keep" in cleanup("--superseded", "--strip", check=2)
+    assert "takes no option that keeps" in cleanup("--superseded", "--strip", check=2)

@@ -57,7 +57,10 @@ def cleanup(
     """
     if superseded:
         if strip or no_keep_best or {keep, keep_every, keep_best} != {None}:
-            raise UsageError("--superseded deletes all that was set aside: it takes no --keep.")
+            raise UsageError(
+                "--superseded deletes all that was set aside: it takes no option that keeps some.",
+                "Leave out --keep, --keep-every, --keep-best, --no-keep-best and --strip.",
+            )
         _cleanup_superseded(find_run(run, quiet=json), dry_run=dry_run, yes=yes, json=json)
     elif keep is None:
         raise UsageError("--keep N is missing.", "For example:  --keep 2")
