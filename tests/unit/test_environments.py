@@ -180,19 +180,28 @@ def test_uv_is_used_where_it_is_there(machine: Machine) -> None:
 def test_both_generations_of_axolotl_are_tested_where_both_pythons_are(
     tmp_path: Path, here: str, other: str, status: int, expected: int, told: str
 ) -> None:
-    for name in (".ci", "scripts", ".venv/bin"):
+    for name in (".ci", "scripts", ".venv/bin", "bin"):
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
     stand_ins = {
         "scripts/test.sh": f'echo "$*" >>calls\n[[ $# == 0 ]] || exit {status}\n',
+        "scripts/make_venv.sh": 'echo "$*" >made\n',
         ".venv/bin/python": f"exit {int(here != '3.11')}\n",
+        "bin/slurmctld": "",  # else it would be installed
     }
     for name, text in stand_ins.items():
         (tmp_path / name).write_text("#!/bin/bash\n" + text)
         (tmp_path / name).chmod(0o755)
 
-    done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", ".ci/run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+    )
 
     assert (done.returncode, done.stdout.strip()) == (expected, told)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["", f"--python {other} -m axolotl"]
+    assert (tmp_path / "made").read_text() == "--python 3.12 dev\n"
