@@ -15,6 +15,7 @@ import pytest
 
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.run.folder import Run
+from leviathan_train.system import readahead
 from support.demo import MakeConfig
 from support.driver import LEVIATHAN, axolotls_of, leviathan, pause_at, processes_of, start, train
 
@@ -46,6 +47,17 @@ def paused(
 def test_a_pause_writes_no_final_adapter(paused: Path) -> None:
     assert not (paused.parent / "run/adapter_model.safetensors").exists()
     assert not (paused.parent / "run/checkpoint-final").exists()
+
+
+@pytest.mark.axolotl
+def test_what_the_start_read_is_noted_for_the_next_one(paused: Path) -> None:
+    noted = readahead.noted_file()
+    session = Run(paused.parent / "run").session()
+    assert session and session.begin
+    assert noted.stat().st_mtime >= session.begin.at
+    parts = json.loads(noted.read_text())
+    assert [path for path in parts if "/axolotl/" in path and not parts[path]]
+    assert [path for path in parts if path.endswith("/libtorch_cpu.so") and parts[path]]
 
 
 @pytest.mark.axolotl

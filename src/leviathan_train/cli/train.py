@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,6 @@ from leviathan_train.cli.options import LaunchCommand, Seconds, config_argument,
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import DONE, UsageError
-from leviathan_train.launch.ahead import read_ahead
 from leviathan_train.launch.command import has_gpu
 from leviathan_train.launch.follow import stopped_by
 from leviathan_train.launch.join import Joiner
@@ -134,8 +134,6 @@ def train(
         choice = slurm.choice(Run(cfg.output_dir), choice, screen.line)
     options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, not requeue)
     starter = Starter(cfg, options, screen)
-    if not dry_run:
-        read_ahead()
     with NotedSignals(WARNINGS) as early:  # from here on a warning does not kill this process
         starter.check()
         if layout.is_first or dry_run:
@@ -165,7 +163,7 @@ def _loaded(path: Path, sets: tuple[str, ...]) -> Config:
     try:
         return load_config(path, sets)
     except UsageError as error:
-        if not path.is_file() and (again := command_of(str(path))):
+        if not os.path.isfile(path) and (again := command_of(str(path))):
             raise UsageError(error.message, f"To resume this run:  {again}") from None
         raise
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from leviathan_train import __version__
 from leviathan_train.errors import LeviathanError
+from leviathan_train.system import places
 from leviathan_train.system.files import read_object, write_text
 
 JOB = "leviathan_train.jobs.schema"
@@ -150,8 +151,7 @@ def _document(strangers: Sequence[str], tell: Callable[[str], None]) -> dict[str
     """The job's answer, from the cache or asked anew."""
     state = _state(strangers)
     digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:20]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    file = Path(home) / "leviathan" / "schema" / f"{digest}.json"
+    file = places.cache() / "schema" / f"{digest}.json"
     kept = read_object(file)
     if kept.get("state") == state:
         return dict(kept["answer"])

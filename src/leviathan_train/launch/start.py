@@ -27,6 +27,7 @@ from leviathan_train.launch import (
     preflight,
     resume,
 )
+from leviathan_train.launch.ahead import read_ahead
 from leviathan_train.launch.command import Plan, Typed
 from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.findings import Finding, Level, Topic
@@ -135,6 +136,8 @@ class Starter:
         goes_on = newest and offer.checkpoint and offer.checkpoint.path == newest.path
         if (choice in {"ask", "auto"} or goes_on) and self.is_finished(found):
             return None
+        if not dry_run:
+            read_ahead()
         _warn(self.dialog, _looked_at_machine(self.config, run, found, offer, first=first))
         self.dialog.show_offer(run, offer)
         differences = self._changes(offer)
@@ -187,6 +190,8 @@ class Starter:
         plans = [plan]
 
         def start(limit: TimeLimit) -> End:
+            if window:
+                read_ahead()  # it may have been hours since the plan was made
             now = plans.pop() if plans else self.plan(first=False)
             if now is None:
                 step = finished_at(self.run, checkpoints.scan(self.run))

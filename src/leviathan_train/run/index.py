@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from leviathan_train.run import records
-from leviathan_train.system import mounts, processes
+from leviathan_train.system import mounts, places, processes
 from leviathan_train.system.files import write_json
 
 SELFTEST = ".selftest"
@@ -103,8 +103,7 @@ def _has_gone(entry: Remembered, file: Path) -> bool:
 
 
 def _folder() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(home) / "leviathan" / "runs"
+    return places.state() / "runs"
 
 
 def _file(path: Path) -> Path:

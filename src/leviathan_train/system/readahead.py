@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from leviathan_train.system import places
 from leviathan_train.system.files import read_object, write_text
 
 Spans = Sequence[Sequence[int]]
@@ -40,15 +41,14 @@ _LIBRARY = re.compile(r"\.so(\.[\d.]+)?$")
 
 def noted_file() -> Path:
     """Where the last start of this Python environment is noted, in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:20]
-    return Path(home) / "leviathan" / "start" / f"{name}.json"
+    return places.cache() / "start" / f"{name}.json"
 
 
 def note() -> None:
-    """Note the modules and libraries that this process has read; a fault only leaves it undone.
+    """Note the modules and libraries that this process has read.
 
-    Takes a tenth of a second with 6,000 files.
+    Takes a tenth of a second with 6,000 files. A cache that cannot be written is no fault.
     """
     with contextlib.suppress(OSError):
         write_text(noted_file(), json.dumps({**libraries(), **dict.fromkeys(modules(), ())}))
@@ -57,7 +57,9 @@ def note() -> None:
 def modules() -> Iterator[str]:
     """The compiled files of the imported modules, in the order of their imports."""
     for module in list(sys.modules.values()):
-        path = getattr(getattr(module, "__spec__", None), "cached", None)
+        # Not by getattr: a module that loads itself when it is looked at may raise anything.
+        spec = getattr(module, "__dict__", {}).get("__spec__")
+        path = getattr(spec, "cached", None)
         if isinstance(path, str) and os.path.exists(path):
             yield path
 
@@ -65,8 +67,17 @@ def modules() -> Iterator[str]:
 def libraries() -> dict[str, Spans]:
     """What this process has touched of each shared library, the last one loaded first.
 
-    Only Linux tells.
+    Empty where /proc does not tell.
     """
+    try:
+        touched = _touched()
+    except OSError:
+        return {}
+    return {path: _spans(sorted(found)) for path, found in touched.items() if found}
+
+
+def _touched() -> dict[str, set[int]]:
+    """The pages of each mapped library that this process has touched."""
     touched: dict[str, set[int]] = {}
     with open("/proc/self/pagemap", "rb", buffering=0) as pages:
         for line in Path("/proc/self/maps").read_text().splitlines():
@@ -78,7 +89,7 @@ def libraries() -> dict[str, Spans]:
             begin = int(offset, 16) // _PAGE
             present = (begin + at for at, entry in enumerate(entries) if entry & _PRESENT)
             touched.setdefault(path[0], set()).update(present)
-    return {path: _spans(sorted(found)) for path, found in touched.items() if found}
+    return touched
 
 
 def _spans(pages: Iterable[int]) -> list[tuple[int, int]]:

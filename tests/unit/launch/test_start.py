@@ -17,7 +17,7 @@ from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.inputs import input_facts
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined, LeviathanError, UsageError
-from leviathan_train.launch import follow, resume
+from leviathan_train.launch import follow, resume, start
 from leviathan_train.launch.activity import Activity
 from leviathan_train.launch.command import Typed
 from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
@@ -234,6 +234,22 @@ def test_a_finished_run_is_not_planned_again(config: Config) -> None:
     person = Scripted()
     assert Starter(config, options(), person).plan() is None
     assert "already finished, at step 10" in person.heard[0]
+
+
+def test_what_a_start_reads_is_read_ahead_while_the_person_thinks(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(config, 10)
+    person = Scripted()
+    asked_before: list[int] = []
+    monkeypatch.setattr(start, "read_ahead", lambda: asked_before.append(len(person.asked)))
+    starter = Starter(config, options(), person)
+    starter.plan(dry_run=True)
+    assert asked_before == [], "nothing will start"
+    starter.plan()
+    assert asked_before == [0]
+    starter.plan(first=False)
+    assert len(asked_before) == 2, "the next night's, too"
 
 
 def test_warnings_are_told_and_an_unknown_key_is_accepted_only_with_yes(config: Config) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -75,12 +76,32 @@ def test_a_process_notes_its_modules_and_the_pages_of_its_libraries() -> None:
     size = Path(library).stat().st_size
     spans = noted[library]
     assert spans == sorted(spans)
-    assert all(offset % 4096 == 0 and 0 < length <= size + 4096 for offset, length in spans)
-    assert 0 < sum(length for _, length in spans) <= size + 4096
+    assert all(offset % PAGE == 0 and 0 < length <= size + PAGE for offset, length in spans)
+    assert 0 < sum(length for _, length in spans) <= size + PAGE
+
+
+def test_a_module_that_cannot_be_looked_at_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lazy(ModuleType):
+        def __getattribute__(self, name: str) -> object:
+            if name != "__dict__":
+                raise ImportError(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    assert list(readahead.modules())
+
+
+def test_where_proc_does_not_tell_the_modules_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> dict[str, set[int]]:
+        raise PermissionError("/proc/self/pagemap")
+
+    monkeypatch.setattr(readahead, "_touched", refuse)
+    readahead.note()
+    assert json.loads(readahead.noted_file().read_text())
 
 
 def test_pages_that_lie_close_are_one_span() -> None:
-    assert readahead._spans([0, 1, 20, 500]) == [(0, 21 * 4096), (500 * 4096, 4096)]
+    assert readahead._spans([0, 1, 20, 500]) == [(0, 21 * PAGE), (500 * PAGE, PAGE)]
 
 
 def test_what_was_noted_is_in_memory_afterwards_and_no_more(tmp_path: Path) -> None:
