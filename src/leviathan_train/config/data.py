@@ -13,6 +13,7 @@ from leviathan_train.config import rows
 from leviathan_train.config.load import Config, entries, normalise
 from leviathan_train.config.row_types import TOKENISED, Want, fitting, messages_of, wanted
 from leviathan_train.config.rows import DataError, Row
+from leviathan_train.system.units import count
 
 FIRST = 200
 """Rows of each file that are always read."""
@@ -49,8 +50,8 @@ def faults(config: Config, seconds: float | None = None) -> Iterator[DataError]:
         if seconds == 0 and source.kind in rows.BINARY:
             continue
         try:
-            if (count := _check(source, config, until)) is not None:
-                counts.append((source.key, count))
+            if number := _check(source, config, until):
+                counts.append((source.key, number))
         except DataError as fault:
             yield fault
         except OSError as error:
@@ -63,11 +64,12 @@ def _none_left(config: Config, counts: Sequence[tuple[str, int]]) -> Iterator[Da
     """A `val_set_size` that holds back every row, where all rows of each entry were counted."""
     held = normalise(config.values.get("val_set_size"))
     named = {f"datasets[{index}]" for _, index, _ in entries(config.values, "datasets")}
-    total = sum(count for key, count in counts if key in named)
-    is_known = named <= {key for key, _ in counts}
+    total = sum(rows_there for key, rows_there in counts if key in named)
+    is_known = named and named <= {key for key, _ in counts}
     if is_known and isinstance(held, int) and held > 1 and total <= held:
+        there = count(total, "row")
         yield DataError(
-            f"{config.path}: val_set_size: {held} holds back each of the {total} rows.",
+            f"{config.path}: val_set_size: {held} leaves none to train on of {there}.",
             "Lower it, or give a share such as 0.05.",
         )
 
@@ -101,7 +103,8 @@ def _check(source: Source, config: Config, until: float | None) -> int | None:
     """Read a file's rows and compare them with what their type wants.
 
     Returns:
-        How many there are; None if not all were read.
+        How many there are to train on; None if that cannot be told: not all were read, they are
+        a part of the entry, or their type may make several of one or none.
 
     Raises:
         DataError: what was found first.
@@ -109,20 +112,23 @@ def _check(source: Source, config: Config, until: float | None) -> int | None:
     want = None if _has_strangers(config) else wanted(source.entry, config.values)
     columns: dict[str, None] = {}
     first: Row | None = None
-    number, is_whole = 0, True
+    number, is_whole = 0, str(source.file) == str(source.entry["path"])
     for number, row in enumerate(rows.read(source.file, source.kind), 1):
         first = first or row
         columns.update(dict.fromkeys(row.values))
         if want and columns.keys() >= TOKENISED:
             want = None
         if want and want.columns[0] in row.values:
-            _check_row(source, want, row)
+            place = f"{source.file}, {row.place}"
+            if fault := _fault_of(source, want, row):
+                raise DataError(f"{place}: {fault[0]}", fault[1], place)
         if number >= FIRST and until is not None and time.monotonic() > until:
             is_whole = False
             break
     if first and want:
         _check_columns(source, want, config, columns, first)
-    return number if is_whole else None
+    one_for_one = want and (want.role or len(want.columns) > 1)  # a lone text may be cut up
+    return number if number and is_whole and one_for_one else None
 
 
 def _has_strangers(config: Config) -> bool:
@@ -150,33 +156,31 @@ def _check_columns(
     )
 
 
-def _check_row(source: Source, want: Want, row: Row) -> None:
-    where = f"{source.file}, {row.place}:"
+def _fault_of(source: Source, want: Want, row: Row) -> tuple[str, str] | None:
+    """What is wrong with a row, and what to do about it; None if nothing is."""
     if want.role:
-        _check_messages(where, want, row)
-    elif want.answer and source.kind != "csv":
-        value = row.values.get(want.answer)
-        if value is not None and not isinstance(value, str):
-            told = {dict: "an object", list: "a list", bool: "true or false"}.get(type(value))
-            raise DataError(
-                f"{where} column {want.answer} holds {told or 'a number'}, not a text.",
-                'Write it in quotes:  "..."',
-            )
+        return _fault_of_messages(want, row)
+    value = row.values.get(want.answer) if want.answer and source.kind != "csv" else None
+    if value is None or isinstance(value, str):
+        return None
+    told = {dict: "an object", list: "a list", bool: "true or false"}.get(type(value), "a number")
+    return f"column {want.answer} holds {told}, not a text.", 'Write it in quotes:  "..."'
 
 
-def _check_messages(where: str, want: Want, row: Row) -> None:
+def _fault_of_messages(want: Want, row: Row) -> tuple[str, str] | None:
     (column,) = want.columns
     messages = messages_of(row.values[column])
     if messages is None:
         fits = fitting(row.values, row.values)
         hint = f"What would fit:  {fits}" if fits else "Write a list of messages there."
-        raise DataError(f"{where} column {column} holds no list of messages.", hint)
+        return f"column {column} holds no list of messages.", hint
     if not messages:
-        raise DataError(f"{where} column {column} holds no message.", "Remove the row.")
+        return f"column {column} holds no message.", "Remove the row."
     for message in messages:
         if not isinstance(message, Mapping) or message.get(str(want.role)) is None:
             keys = ", ".join(message) if isinstance(message, Mapping) else repr(message)[:40]
             hint = f'Each message is:  {{"{want.role}": "user", "{want.content}": "..."}}'
             if isinstance(message, Mapping) and {"from", "value"} <= message.keys():
                 hint = "Add  message_property_mappings: {role: from, content: value}"
-            raise DataError(f"{where} a message has no {want.role}; it has {keys}.", hint)
+            return f"a message has no {want.role}; it has {keys}.", hint
+    return None

@@ -41,7 +41,6 @@ class Pitfall:
 
 def pitfalls(config: Config) -> Iterator[Pitfall]:
     """What can be seen of a config and its base model without reading rows."""
-    yield from _home(config)
     yield from _targets(config)
     yield from _entries(config)
     yield from _paths(config)
@@ -49,7 +48,7 @@ def pitfalls(config: Config) -> Iterator[Pitfall]:
     yield from _share(config)
 
 
-def _home(config: Config) -> Iterator[Pitfall]:
+def home_paths(config: Config) -> Iterator[Pitfall]:
     """Paths that begin with `~`, which only a shell makes into a home folder."""
     named = [(key, config.values.get(key)) for key in _PATHS]
     for key, index, entry in entries(config.values, "datasets", "test_datasets"):
@@ -58,10 +57,10 @@ def _home(config: Config) -> Iterator[Pitfall]:
         for name in files if isinstance(files, list) else [files]:
             named.append((f"{key}[{index}].data_files", name))
     for key, name in named:
-        if isinstance(name, str) and name.startswith("~"):
+        if isinstance(name, str) and (meant := os.path.expanduser(name)) != name:
             yield Pitfall(
                 f"{key}: {name}: Axolotl takes ~ for the name of a folder, not for your home.",
-                f"Write  {os.path.expanduser(name)}",
+                f"Write  {meant}",
             )
 
 
@@ -147,14 +146,20 @@ def _length(config: Config) -> Iterator[Pitfall]:
 
 
 def _share(config: Config) -> Iterator[Pitfall]:
-    """A `val_set_size` that is neither a share nor a number of rows (utils/data/sft.py)."""
+    """A `val_set_size` that is neither a share nor a number of rows.
+
+    Preference data take only a share (axolotl, utils/data/rl.py and sft.py).
+    """
     size = normalise(config.values.get("val_set_size"))
-    if not isinstance(size, int | float) or isinstance(size, bool) or config.values.get("rl"):
+    if not isinstance(size, int | float) or isinstance(size, bool) or size < 1:
         return
     hint = "Give a share below 1, such as 0.05, or a number of rows, such as 100."
-    if size == 1:
+    if config.values.get("rl"):
+        hint = "Give a share below 1, such as 0.05."
+        yield Pitfall(f"val_set_size: {size}: with rl Axolotl takes a share only.", hint)
+    elif size == 1:
         yield Pitfall("val_set_size: 1: all rows would be held back, none trained on.", hint)
-    elif size > 1 and not isinstance(size, int):
+    elif not isinstance(size, int):
         yield Pitfall(
             f"val_set_size: {size}: above 1 it is a number of rows, so {int(size)} are held back.",
             hint,

@@ -40,11 +40,13 @@ class DataError(Exception):
     Args:
         message: the file, with the line if one is to blame, and the fault.
         hint: what to do about it.
+        place: file and line of the one row that is to blame.
     """
 
-    def __init__(self, message: str, hint: str) -> None:
+    def __init__(self, message: str, hint: str, place: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.place = place
 
 
 class _TooLargeError(Exception):

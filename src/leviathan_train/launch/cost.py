@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -191,14 +191,16 @@ def night(config: Config, run: Run, intact: Sequence[Checkpoint], seen: Survey |
     return ok(Topic.STEPS, f"{told}.", numbers)
 
 
-def hurting(config: Config, seen: Survey, known: int = 0) -> Iterator[Finding]:
+def hurting(config: Config, seen: Survey, told: Collection[str] = ()) -> Iterator[Finding]:
     """What in the data will change the result, each with its count and the first places.
 
     Args:
-        known: rows that were told of as faulty, and are not told of again.
+        told: places of rows that were told of as faulty, and are not told of again.
     """
     found = [*_lengths(config, seen), *_lacking(seen), *_twice(config, seen)]
-    if seen.refused.count > known:
+    refused = seen.refused
+    is_told = refused.count == len(refused.places) and set(refused.places) <= set(told)
+    if refused.count and not is_told:
         found.append(_refused(seen))
     yield from found
     rows = f"{seen.rows + seen.eval_rows:,} rows"
@@ -209,7 +211,7 @@ def hurting(config: Config, seen: Survey, known: int = 0) -> Iterator[Finding]:
         yield Finding(Level.WARNING if failed else Level.OK, Topic.ROWS, what, numbers=numbers)
     elif not seen.whole:
         yield ok(Topic.ROWS, f"The first {rows} were looked at; time was up then.", numbers)
-    elif seen.rows and not found and not known:
+    elif seen.rows and not found and not refused.count:
         yield ok(Topic.ROWS, f"{rows}: none is too long, without an answer, or twice.", numbers)
     elif seen.rows:
         yield ok(Topic.ROWS, f"{rows} were looked at.", numbers)

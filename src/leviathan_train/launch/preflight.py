@@ -23,7 +23,7 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.exactness import inexact
 from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
 from leviathan_train.config.load import Config, load_config
-from leviathan_train.config.pitfalls import pitfalls
+from leviathan_train.config.pitfalls import Pitfall, home_paths, pitfalls
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.launch import command, cost, mirrored, resume
 from leviathan_train.launch.disk import forecast
@@ -66,9 +66,9 @@ def check(
         return
     yield ok(Topic.CONFIG, f"{path} can be read; the run is {config.output_dir}.")
     present = has_gpu()
-    bad_rows = 0
+    told: set[str] = set()
     for one in settings(config, has_gpu=present or card is not None):
-        bad_rows += one.topic is Topic.DATA and one.level is Level.ERROR
+        told.update((one.numbers or {}).get("places", ()))
         yield one
     run = Run(config.output_dir)
     found = checkpoints.scan(run)
@@ -83,7 +83,7 @@ def check(
     answer = ask_axolotl(config) if ask_axolotl else validate(config, elsewhere)
     yield from _schema(answer)
     if answer.survey:
-        yield from cost.hurting(config, answer.survey, bad_rows)
+        yield from cost.hurting(config, answer.survey, told)
     yield cost.night(config, run, [item for item in found if item.intact], answer.survey)
 
 
@@ -93,11 +93,12 @@ def settings(config: Config, *, has_gpu: bool, seconds: float | None = None) -> 
     Args:
         seconds: see `data.faults`.
     """
+    for one in home_paths(config):
+        yield _pitfall(config, one)
     yield from _inputs(config)
     yield from _data(config, seconds)
     for one in pitfalls(config):
-        level = Level.ERROR if one.fails else Level.WARNING
-        yield Finding(level, Topic.CONFIG, f"{config.path}: {one.message}", one.hint)
+        yield _pitfall(config, one)
     for why, hint in inexact(config):
         yield Finding(Level.WARNING, Topic.CONFIG, f"{why}.", hint)
     try:
@@ -107,6 +108,11 @@ def settings(config: Config, *, has_gpu: bool, seconds: float | None = None) -> 
         return
     if not has_gpu:
         yield ok(Topic.GPU, "No GPU here, and the config needs none: it trains on the CPU.")
+
+
+def _pitfall(config: Config, one: Pitfall) -> Finding:
+    level = Level.ERROR if one.fails else Level.WARNING
+    return Finding(level, Topic.CONFIG, f"{config.path}: {one.message}", one.hint)
 
 
 def machine(
@@ -162,7 +168,8 @@ def _inputs(config: Config) -> Iterator[Finding]:
 def _data(config: Config, seconds: float | None) -> Iterator[Finding]:
     found = list(data.faults(config, seconds))
     for fault in found:
-        yield Finding(Level.ERROR, Topic.DATA, str(fault), fault.hint)
+        numbers = {"places": [fault.place]} if fault.place else None
+        yield Finding(Level.ERROR, Topic.DATA, str(fault), fault.hint, numbers=numbers)
     if not found:
         try:
             check_chat_template(config)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from leviathan_train.config import data, rows
 from leviathan_train.config.load import Config
@@ -221,9 +222,40 @@ def test_a_hundred_thousand_rows_take_seconds_at_most(tmp_path: Path) -> None:
 def test_an_evaluation_that_takes_every_row_is_told(tmp_path: Path) -> None:
     three = jsonl(ALPACA) * 3
     ((message, hint),) = told(tmp_path, "a.jsonl", three, val_set_size=3)
-    assert "c.yaml: val_set_size: 3 holds back each of the 3 rows." in message and "0.05" in hint
+    assert "c.yaml: val_set_size: 3 leaves none to train on of 3 rows." in message
+    assert "0.05" in hint
+    chat = {"type": "chat_template"}
+    ((message, _),) = told(tmp_path, "a.jsonl", jsonl(CHAT), chat, val_set_size=2)
+    assert "of 1 row." in message
     for size in (2, 0.5, 0, None):
         assert told(tmp_path, "a.jsonl", three, val_set_size=size) == []
-    unknown = [{"path": "org/hub", "type": "alpaca"}, {"path": f"{tmp_path}/a.jsonl"}]
-    values = {"output_dir": "run", "datasets": unknown, "val_set_size": 9}
-    assert list(data.faults(Config(Path("c.yaml"), values))) == [], "the hub may hold more"
+
+
+def test_an_evaluation_is_not_judged_where_the_rows_cannot_be_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faults(*named: Row) -> list[str]:
+        values = {"output_dir": "run", "datasets": list(named), "val_set_size": 100}
+        return [str(fault) for fault in data.faults(Config(Path("c.yaml"), values))]
+
+    alpaca = {"type": "alpaca"}
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(jsonl(ALPACA))
+    packed = tmp_path / "a.jsonl.zst"
+    packed.write_bytes(zstandard.compress(jsonl(ALPACA) * 1000))
+    folder = tmp_path / "folder"
+    (folder / "train").mkdir(parents=True)
+    (folder / "a.jsonl").write_bytes(jsonl(ALPACA))
+    (folder / "train/b.jsonl").write_bytes(jsonl(ALPACA) * 1000)
+    text = tmp_path / "a.txt"
+    text.write_text("one row of text, of which Axolotl makes many\n")
+    assert faults() == []
+    assert faults({"path": str(packed)} | alpaca) == []
+    assert faults({"path": str(folder)} | alpaca) == []
+    assert faults({"path": str(text), "type": "completion"}) == []
+    assert faults({"path": str(file), "ds_type": "xml"} | alpaca) == []
+    assert faults({"path": str(file)} | alpaca, {"path": "org/hub"} | alpaca) == []
+    monkeypatch.setattr(rows, "_WHOLE", 10)
+    whole = tmp_path / "a.json"
+    whole.write_text(json.dumps([ALPACA]))
+    assert faults({"path": str(whole)} | alpaca) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from leviathan_train.config.load import Config
-from leviathan_train.config.pitfalls import Pitfall, pitfalls
+from leviathan_train.config.pitfalls import Pitfall, home_paths, pitfalls
 from support.bases import QWEN3_8B, hollow_base
 
 SMALL = QWEN3_8B | {"num_hidden_layers": 1, "max_position_embeddings": 4096}
@@ -50,11 +50,9 @@ def test_a_good_config_has_none(tmp_path: Path, base: Path) -> None:
         ({"lora_model_dir": "./nowhere"}, True, "lora_model_dir: ./nowhere does not exist"),
         ({"deepspeed": "./zero9.json"}, True, "deepspeed: ./zero9.json does not exist"),
         ({"sequence_len": 8192}, False, "made for 4096 tokens"),
-        ({"output_dir": "~/run"}, True, "output_dir: ~/run: Axolotl takes ~ for the name"),
-        ({"entry": {"data_files": ["~/a.jsonl"]}}, True, "datasets[0].data_files: ~/a.jsonl"),
-        ({"test_datasets": [{"path": "~/a"}]}, True, "test_datasets[0].path: ~/a:"),
         ({"val_set_size": 1}, True, "none trained on"),
         ({"val_set_size": 1.5}, False, "so 1 are held back"),
+        ({"val_set_size": 100, "rl": "dpo"}, True, "with rl Axolotl takes a share only"),
     ],
 )
 def test_a_pitfall_is_named(
@@ -63,6 +61,26 @@ def test_a_pitfall_is_named(
     (one,) = found(tmp_path, base, **values)
     assert words in one.message and one.hint
     assert one.fails == fails
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"output_dir": "~/run"}, "output_dir: ~/run: Axolotl takes ~ for the name"),
+        ({"datasets": [{"path": "json", "data_files": ["~/a.jsonl"]}]}, "[0].data_files: ~/a.j"),
+        ({"test_datasets": [{"path": "~/a"}]}, "test_datasets[0].path: ~/a:"),
+    ],
+)
+def test_a_path_in_the_home_folder_is_told_with_how_to_write_it(
+    values: dict[str, Any], words: str
+) -> None:
+    (one,) = home_paths(Config(Path("a.yaml"), values))
+    assert words in one.message and one.hint.startswith(f"Write  {Path.home()}/")
+
+
+def test_a_file_whose_name_begins_with_a_tilde_is_no_home_folder() -> None:
+    named = {"datasets": [{"path": "~nobody-of-this-name/a"}, {"path": "a~b"}]}
+    assert not list(home_paths(Config(Path("a.yaml"), named)))
 
 
 def test_a_prepared_path_that_is_a_file_is_named(tmp_path: Path, base: Path) -> None:

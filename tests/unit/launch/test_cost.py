@@ -177,9 +177,9 @@ def test_every_other_fault_is_a_warning() -> None:
 
 def test_a_row_that_was_told_of_is_not_told_of_again() -> None:
     survey = seen(refused=Fault(1, ["a.jsonl, line 7"]), refusal="KeyError: 'x'")
-    (alone,) = cost.hurting(config(), survey, known=1)
+    (alone,) = cost.hurting(config(), survey, {"a.jsonl, line 7"})
     assert alone.level == "ok" and "were looked at" in alone.message
-    assert len(list(cost.hurting(config(), survey, known=0))) == 2
+    assert len(list(cost.hurting(config(), survey, {"a.jsonl, line 8"}))) == 2
 
 
 def test_a_chat_without_an_answer_is_told_which_turn_it_lacks() -> None:
