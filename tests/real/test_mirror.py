@@ -95,7 +95,7 @@ def test_what_is_pushed_comes_back_byte_for_byte(tmp_path: Path, url: str) -> No
     assert {item.state for item in store.scan(Run(other), store.Read.ALL)} == {"intact"}
     for place in (run.path, other):
         shown = leviathan("checkpoints", "list", str(place), cwd=tmp_path, env=os.environ)
-        assert f"{url}/run: up to step 20 (2 checkpoints)" in shown.stdout
+        assert f"{url}: up to step 20 (2 checkpoints)" in shown.stdout
 
 
 def test_ssh_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

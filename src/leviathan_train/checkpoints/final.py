@@ -9,6 +9,7 @@ from pathlib import Path
 
 from leviathan_train.checkpoints import retention, store
 from leviathan_train.checkpoints.store import Checkpoint
+from leviathan_train.config.redact import REDACTED
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Ending
 from leviathan_train.system.files import sync_file, sync_folder, write_text
@@ -25,7 +26,7 @@ def hide_secrets(card: Path, hidden: set[str]) -> None:
     if hidden and card.is_file():
         text = card.read_text(encoding="utf-8")
         for secret in sorted(hidden, key=len, reverse=True):
-            text = text.replace(secret, "[redacted]")
+            text = text.replace(secret, REDACTED)
         write_text(card, text)
 
 

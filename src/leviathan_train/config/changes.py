@@ -19,7 +19,7 @@ from leviathan_train.config.base_model import has_fingerprint, same_base
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.inputs import DataFacts, changed_data, config_base_facts
 from leviathan_train.config.load import PLUGIN, Config, normalise, number
-from leviathan_train.config.redact import quoted
+from leviathan_train.config.redact import REDACTED, quoted
 from leviathan_train.errors import LeviathanError
 from leviathan_train.system.units import clock
 
@@ -137,7 +137,7 @@ def _sealed(origin: Origin, config: Config) -> Iterator[Change]:
     same = same_base(old_base, new_base)
     for key in sorted((set(before) | set(after)) - effects.NOT_SETTINGS):
         old, new = _meaning(key, before.get(key)), _meaning(key, after.get(key))
-        if old == new or "[redacted]" in repr(before.get(key)):
+        if old == new or REDACTED in repr(before.get(key)):
             continue
         if same and key in {"base_model", "revision_of_model"}:
             continue

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+REDACTED = "[redacted]"
+"""What stands in the place of a credential."""
+
 _SECRET = re.compile(
     r"(token|secret|password|passwd|pwd|credential|auth|authorization|wandb_key"
     r"|(api|access|private|secret|storage|account)_?key(_id)?)s?$|^key$",
@@ -18,17 +21,17 @@ def redact(value: Any) -> Any:
     """`value` without any token, key or password in it."""
     if isinstance(value, Mapping):
         return {
-            str(key): "[redacted]" if item and is_secret(str(key), item) else redact(item)
+            str(key): REDACTED if item and is_secret(str(key), item) else redact(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [redact(item) for item in value]
     if isinstance(value, str):
-        value = re.sub(r"(://)[^/\s@]+@", r"\1[redacted]@", value)
+        value = re.sub(r"(://)[^/\s@]+@", rf"\1{REDACTED}@", value)
         value = re.sub(
-            r"(?i)([?&][\w-]*(?:token|key|sig|signature|secret)=)[^&\s]+", r"\1[redacted]", value
+            r"(?i)([?&][\w-]*(?:token|key|sig|signature|secret)=)[^&\s]+", rf"\1{REDACTED}", value
         )
-        return re.sub(r"\b(hf_|sk-|ghp_|glpat-)[A-Za-z0-9_-]{16,}", "[redacted]", value)
+        return re.sub(r"\b(hf_|sk-|ghp_|glpat-)[A-Za-z0-9_-]{16,}", REDACTED, value)
     return value
 
 

@@ -14,7 +14,8 @@ import json
 import os
 import signal
 import time
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,22 +161,24 @@ def push(run: Run, place: Place, args: argparse.Namespace, tell: Any) -> dict[st
         tell("copy", name=path.name)
         store.upload(path, text, there)
         names.append(path.name)
-    _note(run, place, store.copies())
+    with contextlib.suppress(MirrorError):  # all is there, and that is what counts
+        _note(run, place, store.copies() if names else copies.values())
     return {"names": names}
 
 
-def _note(run: Run, place: Place, copies: list[Copy]) -> None:
-    """Note what a place holds that was looked at by hand, as the run's mirror if it has no other.
+def _note(run: Run, place: Place, copies: Iterable[Copy]) -> None:
+    """Note what a place holds, as the run's mirror unless a training of it has another one.
 
     The process beside a training tells more, so that nothing is noted while one is there.
     """
-    known = run.mirror
-    is_other = known is not None and known.pid and known.url != place.shown
-    if place.is_command or is_other:
+    if place.is_command:
         return
     with contextlib.suppress(OSError), locked(run.mirror_folder / "lock", wait=False):
-        told = MirrorState(url=place.shown, copies=names_of(copies), done=True, at=time.time())
-        write_json(run.mirror_file, asdict(told))
+        known = run.mirror or MirrorState()
+        if known.pid and known.url != place.shown:
+            return
+        told = replace(known, url=place.shown, trouble="", since=None, at=time.time())
+        write_json(run.mirror_file, asdict(replace(told, copies=names_of(copies))))
 
 
 _VERBS = {"look": look, "push": push, "pull": pull}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from leviathan_train.checkpoints.store import step_of
-from leviathan_train.config.redact import is_secret, redact
+from leviathan_train.config.redact import REDACTED, is_secret, redact
 from leviathan_train.launch import requests
 from leviathan_train.launch.activity import Feed
 from leviathan_train.launch.command import Plan, build_env
@@ -104,7 +104,7 @@ def _shown(argument: str) -> str:
     """A part of the command as it may be recorded."""
     key, equals, value = argument.partition("=")
     name = key.rpartition("__")[2].lstrip("-")
-    return f"{key}=[redacted]" if equals and value and is_secret(name) else str(redact(argument))
+    return f"{key}={REDACTED}" if equals and value and is_secret(name) else str(redact(argument))
 
 
 def noted_signals() -> NotedSignals:

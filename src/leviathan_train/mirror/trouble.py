@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 
-from leviathan_train.config.redact import redact
+from leviathan_train.config.redact import REDACTED, redact
 from leviathan_train.errors import FAILED, USAGE, LeviathanError
 from leviathan_train.mirror.place import Place
 
@@ -79,13 +79,17 @@ def told(place: Place) -> Iterator[None]:
         trouble = _kind(error)
         words = " ".join(str(error).split()) or type(error).__name__
         for login in re.findall(r"://([^/\s@]+)@", place.url):  # it may be quoted without its ://
-            words = words.replace(login, "[redacted]")
+            words = words.replace(login, REDACTED)
         words = redact(words)
         raise MirrorError(f"The mirror {place.shown}: {_shortened(words)}", trouble) from error
 
 
 def _shortened(words: str) -> str:
-    return words if len(words) <= _LONG else f"{words[:_LONG].rpartition(' ')[0]} ..."
+    if len(words) <= _LONG:
+        return words
+    cut = words[:_LONG]
+    whole = cut.rpartition(" ")[0]
+    return f"{whole if len(whole) > _LONG // 2 else cut} ..."
 
 
 def _kind(error: Exception) -> Trouble:

@@ -261,11 +261,11 @@ class Begin:
 
 @dataclass(frozen=True)
 class MirrorState:
-    """What the process that copies checkpoints elsewhere last told.
+    """What the process that copies checkpoints elsewhere last told, or a copy by hand.
 
     Attributes:
         url: where to, without credentials.
-        pid: of the process, on `host`.
+        pid: of the process, on `host`; 0 where no training has copied.
         copies: what is whole there: step, colon, beginning of the SHA-256 of its seal.
         copying: name of the checkpoint that is being copied.
         trouble: why the last try failed; empty while all is well.

@@ -63,6 +63,17 @@ def test_an_error_that_quotes_the_address_tells_no_password() -> None:
     assert "hunter2" not in raised.value.message and "Invalid bucket" in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [("word " * 100, "word ..."), ("x" * 400, "x" * 300 + " ..."), ("ab " + "x" * 400, "x ...")],
+)
+def test_a_long_error_is_cut_at_a_word_if_it_has_any(words: str, end: str) -> None:
+    with pytest.raises(MirrorError) as raised, told(Place("s3://bucket/x", "run")):
+        raise ValueError(words)
+    assert raised.value.message.endswith(end)
+    assert 200 < len(raised.value.message) < 400
+
+
 def test_what_is_told_already_stays_as_it_is() -> None:
     with pytest.raises(UsageError), told(Place("s3://bucket", "run")):
         raise UsageError("no")

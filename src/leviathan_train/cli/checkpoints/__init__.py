@@ -14,6 +14,7 @@ import click
 from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.cli import LazyGroup, complete
+from leviathan_train.config.redact import REDACTED
 from leviathan_train.errors import Declined, UsageError
 from leviathan_train.run.folder import Run
 
@@ -52,15 +53,15 @@ step_option = click.option(
 mirror_option = click.option(
     "--mirror",
     metavar="URL",
-    help="Where the copies are; otherwise what the run's config names, or its last training did.",
+    help="Where the copies are; otherwise what the run's config names, or what was used last.",
 )
 
 
 def mirror_of(run: Run, option: str | None) -> Place:
-    """The place that `--mirror` names, or the run's config, or the last training of the run.
+    """The place that `--mirror` names, or the run's config, or that was used last.
 
     Raises:
-        UsageError: none of them does.
+        UsageError: there is none, or it cannot be used again without its login.
     """
     from leviathan_train.config.load import load_config
     from leviathan_train.mirror.place import place_of
@@ -73,6 +74,11 @@ def mirror_of(run: Run, option: str | None) -> Place:
             values = load_config(Path(launch.cwd, launch.config)).values
     if option is None and not values.get("leviathan_mirror") and run.mirror:
         option = run.mirror.url
+        if REDACTED in option:
+            raise UsageError(
+                f"The mirror of {run.name} was named with a login, which is recorded nowhere.",
+                "Name it again with:  --mirror URL",
+            )
     if place := place_of(run, values, option):
         return place
     raise UsageError(
