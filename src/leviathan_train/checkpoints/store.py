@@ -289,8 +289,7 @@ def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:
         found = best(checkpoints)
         if found is None:
             raise UsageError(
-                f"{run.name} has no best checkpoint: why: none has an eval loss that is a number,"
-                " so there is nothing to judge by.",
+                f"{run.name} has no best checkpoint; why: none has an eval loss that is a number.",
                 "Set val_set_size and eval_steps in the config, or name a step.",
             )
         return found

@@ -120,7 +120,7 @@ class _Screen:
     def line(self, text: str) -> None:
         self.close()
         if not self._quiet:
-            print(render.folded(text, sys.stdout), flush=True)
+            print(render.folded(render.plain_lines(text), sys.stdout), flush=True)
 
     def show(self, now: Progress) -> None:
         """Draw what the merge does now."""
@@ -164,4 +164,4 @@ def _tell(record: publish.Record) -> None:
     seconds = render.duration(record["seconds"])
     told.append(f"Merged model in {record['path']} ({render.size(size)}, {seconds})")
     for line in told:
-        print(render.folded(line, sys.stdout))
+        print(render.folded(render.plain_lines(line), sys.stdout))

@@ -42,10 +42,9 @@ def plot(runs: tuple[str, ...], output: Path | None, json: bool) -> None:
     figures = data.read_all([find_run(run, quiet=True) for run in runs or (None,)])
     drawn = [one for one in figures if one.logged]
     if not drawn:
-        missing = "    ".join(dict.fromkeys(one.missing for one in figures))
         raise UsageError(
-            f"Nothing to draw of {', '.join(one.name for one in figures)}: {missing}.",
-            "A line is logged each logging_steps.",
+            " ".join(f"Nothing to draw of {one.name}: {one.missing}." for one in figures),
+            "A line is logged each logging_steps; see them with:  leviathan logs",
         )
     if output is None and not json:
         name = Path(drawn[0].name).name if len(drawn) == 1 else "runs"

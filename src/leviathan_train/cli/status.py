@@ -18,7 +18,7 @@ def status(run: str | None, watch: bool, json: bool) -> None:
 
     Example:  leviathan status --watch
     """
-    found = find_run(run, quiet=True, live=True, told=not json)
+    found = find_run(run, quiet=True, live=True, told=not (json or watch))
     if watch and not json:
         from leviathan_train.ui.dashboard.watch import watch as watch_live
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from leviathan_train.run.folder import TRAINING_ROOT
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Ending, Phase, SeamWord
 from leviathan_train.system import signs
@@ -210,8 +209,7 @@ def request(done: Outcome) -> None:
 def status(value: Any) -> None:
     """The page of `leviathan status`."""
     word = PHASES.get(value["phase"], value["phase"])
-    is_here = Path(value["path"]) == TRAINING_ROOT / value["run"]
-    elsewhere = "" if is_here else f" ({value['path']})"
+    elsewhere = f" ({value['path']})" if Path(value["path"]).is_absolute() else ""
     fields = [
         ("Run", plain(f"{value['run']}{elsewhere}")),
         ("Phase", f"pausing: {word}" if value["pausing"] else word),

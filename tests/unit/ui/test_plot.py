@@ -135,6 +135,9 @@ def test_a_run_of_nothing_but_nan_hides_no_other(
     assert "Nothing to draw of lost: all that was logged is NaN or infinite." in alone.stderr
     both = leviathan("plot", "demo", "lost", cwd=tmp_path, env=env, check=0)
     assert "Nothing to draw of lost" in both.stdout
+    begin(Run(tmp_path / "work/training/fresh"))
+    none = leviathan("plot", "fresh", "lost", cwd=tmp_path, env=env, check=2)
+    assert "of fresh: no step was logged yet. Nothing to draw of lost: all" in none.stderr
     assert "demo" in (tmp_path / "demo.html").read_text()
 
 

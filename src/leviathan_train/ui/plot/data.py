@@ -56,7 +56,8 @@ class Curve:
 
     def thinned(self, most: int) -> Curve:
         """The curve in at most some `most` points of each branch, with the same extremes."""
-        each = max(1, math.ceil(2 * len(self.points) / most))
+        longest = max(map(len, (self.points, *self.superseded)))
+        each = max(1, math.ceil(2 * longest / most))
         if each <= 2:  # two of two are all of them
             return self
         return Curve(
