@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -59,6 +60,15 @@ def intact(run: Path) -> list[int]:
     return [found.step for found in store.scan(Run(run), store.Read.ALL) if found.intact]
 
 
+def without_exit_barrier(log: str) -> str:
+    """A log without what torch's agent says where the first machine, which holds the store, has
+    left it a moment sooner: both are at their ends then (elastic/agent/server/api.py)."""
+    record = re.search(r"^(E\d+ [^\]]+\]) Error waiting on exit barrier", log, re.MULTILINE)
+    if not record:
+        return log
+    return "".join(line for line in log.splitlines(True) if not line.startswith(record[1]))
+
+
 def test_a_pause_on_either_machine_stops_both_and_both_go_on_from_one_checkpoint(
     nodes: Nodes, make_config: MakeConfig, env_of_ranks: dict[str, str], tmp_path: Path
 ) -> None:
@@ -93,7 +103,7 @@ def test_a_pause_on_either_machine_stops_both_and_both_go_on_from_one_checkpoint
     assert len(intact(run)) == 2
     assert not (run / "superseded").exists()
     log = max((run / "logs").glob("*.machine1.log")).read_text()
-    assert "Traceback" not in log
+    assert "Traceback" not in without_exit_barrier(log)
 
 
 @pytest.mark.slow
