@@ -39,7 +39,10 @@ run "A whole training beside plain Axolotl" bench/train.py --pairs "$pairs" --st
 if [[ $EUID == 0 ]]; then # only root may drop the page cache
     run "The same start with nothing in memory" bench/train.py --cold --pairs "$pairs" --steps 60
     run "Reading ahead what a start will read" bench/ahead.py --rounds "$pairs"
-    run "Reading ahead on a disk of 500 MB a second" bench/ahead.py --rounds "$pairs" --disk 500:10000
+    run "Reading ahead on a disk of 500 MB a second" \
+        bench/ahead.py --rounds "$pairs" --disk 500:10000
+    run "Reading ahead on a disk of 150 MB a second" \
+        bench/ahead.py --rounds "$rounds" --disk 150:3000
 fi
 run "What the plugin costs in each step" bench/step.py
 run "A resume deep in an epoch" bench/resume.py --rounds "$rounds"
