@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from leviathan_train.checkpoints import store
+from leviathan_train.run.folder import Run
 from support.demo import MakeConfig
 from support.driver import differences, pause_at, start, train, training_state
 from support.exactness import resumed_at
@@ -152,6 +154,19 @@ def test_rows_in_another_order_are_told_with_the_cause(
     assert "Other rows than before: seed was 42" in other.output
     assert "Same rows" not in other.output
     assert other.records("seam.json")[-1]["word"] == "broken"
+
+
+def test_a_plain_resume_from_an_older_checkpoint_mixes_no_branches(
+    make_config: MakeConfig, forge: Forge, tmp_path: Path
+) -> None:
+    few = {"max_steps": 12, "save_steps": 4, "logging_steps": 4, "eval_steps": 12}
+    first = forge.must_train(make_config(tmp_path, **few))
+    again = few | {"resume_from_checkpoint": str(first.run / "checkpoint-4"), "max_steps": 6}
+    other = forge.must_train(make_config(tmp_path, **again))
+    assert [step for step, _ in store.folders(Run(other.run))] == [4, 6]
+    (aside,) = (other.run / "superseded").iterdir()
+    assert [step for step, _ in store.folders(Run(aside))] == [8, 12]
+    assert f"Set aside in {aside}" in other.output
 
 
 @pytest.mark.axolotl

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints import aside, store
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.config.load import Config
 from leviathan_train.errors import Declined, UsageError
-from leviathan_train.launch import resume
 from leviathan_train.launch.confirm import Dialog
 from leviathan_train.launch.findings import Finding, Level, Topic, ok, refusal
 from leviathan_train.launch.follow import Training
@@ -173,7 +172,7 @@ def fetch(
     Raises:
         LeviathanError: see `mirror.fetch.fetch`.
     """
-    resume.set_aside(run, [item for item in local if item.step == copy.step and not item.intact])
+    aside.set_aside(run, [item for item in local if item.step == copy.step and not item.intact])
     shown_at = time.monotonic()
 
     def on_bytes(done: int) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leviathan_train.checkpoints import index, retention
+from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.load import Config
@@ -141,37 +140,6 @@ def _has_gone_on_from(run: Run, named: Path, newest: Checkpoint | None) -> bool:
     launches = [session.launch for session in run.sessions()]
     began = [one.resume_step for one in launches if one.resume_from_config == str(named)]
     return newest is not None and any(step is not None and newest.step > step for step in began)
-
-
-def set_aside(run: Run, found: Sequence[Checkpoint]) -> Path | None:
-    """Move checkpoints (and a final adapter) of a left branch to `superseded/<time>/`.
-
-    Returns:
-        The folder they are in now; None if there was nothing to move.
-
-    Raises:
-        OSError: a folder could not be moved; what was moved stays moved.
-    """
-    paths = [checkpoint.path for checkpoint in found]
-    if run.final.is_dir():
-        paths.append(run.final)
-    if not paths:
-        return None
-    folder = run.superseded / time.strftime("%Y%m%d_%H%M%S")
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = run.superseded / f"{time.strftime('%Y%m%d_%H%M%S')}_{number}"
-    folder.mkdir(parents=True)
-    begun = run.saves()
-    for path in paths:
-        if path.name in begun:  # an interrupted save stays known as one
-            Run(folder).begin_save(path.name)
-        path.rename(folder / path.name)
-        index.forget(run, path.name)
-    sync_folder(folder)
-    sync_folder(run.path)
-    return folder
 
 
 def bring_back(run: Run, chosen: Checkpoint) -> list[str]:

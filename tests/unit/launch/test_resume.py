@@ -10,6 +10,7 @@ import pytest
 
 from leviathan_train.checkpoints import reseal, retention
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.aside import set_aside
 from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.config.changes import changes_since
 from leviathan_train.config.effects import Effect
@@ -34,7 +35,7 @@ def test_an_interrupted_save_stays_one_where_it_is_set_aside(tmp_path: Path) -> 
     run.begin_save("checkpoint-30")
     found = checkpoints.scan(run)
     assert [item.state for item in found] == ["unsealed", "damaged"]
-    aside = resume.set_aside(run, [found[1]])
+    aside = set_aside(run, [found[1]])
     assert aside
     assert not checkpoints.select(run, str(aside / "checkpoint-30"), []).intact
     retention.clear_superseded(run)

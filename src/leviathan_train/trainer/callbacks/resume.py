@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from leviathan_train.checkpoints import seal as seals
 from leviathan_train.checkpoints import store
+from leviathan_train.checkpoints.aside import set_aside
 from leviathan_train.checkpoints.store import Seal
 from leviathan_train.config.effects import ORDER
 from leviathan_train.config.exactness import inexact_optimizer
@@ -95,6 +96,8 @@ class ResumeCallback(TrainerCallback):
         # transformers keeps the checkpoint's own intervals (`TrainerState.compute_steps`).
         state.compute_steps(args, state.max_steps)
         loop.first_step = state.global_step
+        if loop.process.rank == 0 and not loop.process.session.launch.cli:
+            self._leave_branch(state.global_step)
         listener.last_step = state.global_step or None
         listener.tell(step=state.global_step, max_steps=state.max_steps, epoch=state.epoch)
         if loop.process.rank == 0:
@@ -106,6 +109,17 @@ class ResumeCallback(TrainerCallback):
         if loop.resumed_seal and loop.resumed_seal.trainer.get("evaluation_owed"):
             self._make_up_evaluation()
         loop.began = loop.saved_at = time.monotonic()
+
+    def _leave_branch(self, step: int) -> None:
+        """Set aside what is newer in the run, as the command line does before it starts one."""
+        run = self.loop.process.run
+        resumed = self.loop.resumed
+        ours = resumed is not None and resumed.resolve().parent == run.path.resolve()
+        found = store.scan(run, store.Read.NOTHING)
+        left = [item for item in found if not ours or item.step > step]
+        with contextlib.suppress(OSError):
+            if aside := set_aside(run, left):
+                self.loop.process.say(f"Set aside in {aside}: what was trained beyond step {step}")
 
     def _meet(self) -> None:
         """See that all ranks are of one session: each machine's command looks for it by itself.
