@@ -41,10 +41,19 @@ def test_it_is_run_once_for_all_restarts(
 ) -> None:
     config = make_config(tmp_path)
     (tmp_path / "run").mkdir()
-    options = ["--max-restarts", "1", "--on-end", TELL, "--", "--no_such_option"]
+    options = ["--max-restarts", "1", "--on-end", TELL, "--", "--config_file", "gone.yaml"]
     output = train(config, *options, env=env, expect=1)
     assert "Restart 1 of 1" in output
     assert (tmp_path / "told").read_text() == "run 1 crashed \n"
+
+
+def test_a_wrong_argument_of_the_launcher_is_wrong_use_and_not_tried_again(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path)
+    output = train(config, "--max-restarts", "1", "--", "--no_such_option", env=env, expect=2)
+    assert "accelerate refuses what stands after --: unrecognized arguments" in output
+    assert "Restart 1" not in output
 
 
 def test_a_pause_is_told_with_its_step_and_a_dry_run_tells_nothing(

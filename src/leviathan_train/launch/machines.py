@@ -11,6 +11,13 @@ from typing import Any
 
 from leviathan_train.system.gpu import Nvml, visible
 
+_SEVERAL = frozenset(
+    {"multi_gpu", "use_fsdp", "use_deepspeed", "use_megatron_lm", "tpu", "mpirun_hostfile"}
+    | {"distributed_type"}
+)
+"""What makes accelerate start several processes where there is no GPU; otherwise it starts one,
+whatever their number (commands/launch.py, `launch_command`)."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -21,12 +28,14 @@ class Layout:
         machines: how many machines train together.
         machine: which of them this one is; the first one, 0, decides for all.
         address: host and port at which the first one is met by the others.
+        asked: how many processes were asked for, where accelerate will start fewer.
     """
 
     processes: int | None = None
     machines: int = 1
     machine: int = 0
     address: tuple[str, int] | None = None
+    asked: int | None = None
 
     @property
     def is_first(self) -> bool:
@@ -56,11 +65,15 @@ def layout_of(
     if processes is None and has_gpu and machines == 1 and "cpu" not in given:
         processes = (gpus() if gpus else len(visible(Nvml()()))) or None
     host, port = values.get("main_process_ip"), _number(values.get("main_process_port"))
+    asked = None
+    if not has_gpu and machines == 1 and (processes or 1) > 1 and not _SEVERAL & values.keys():
+        asked, processes = processes, 1
     return Layout(
         processes,
         machines,
         _number(values.get("machine_rank")) or 0,
         (str(host), port) if host and port else None,
+        asked,
     )
 
 

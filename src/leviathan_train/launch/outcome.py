@@ -26,7 +26,7 @@ from leviathan_train.run.records import Cause, End, Ending
 
 _LONG = 240
 """Characters of a cause that are shown; the log has the rest."""
-_USAGE_CAUSES = frozenset({Cause.CONFIG, Cause.UPSTREAM})
+_USAGE_CAUSES = frozenset({Cause.CONFIG, Cause.USAGE, Cause.UPSTREAM})
 
 
 def exit_status(run: Run, end: End) -> int:
@@ -81,6 +81,10 @@ def failure(run: Run, end: End, log: Path, again: str = "") -> LeviathanError:
         return UsageError(
             f"This version of Axolotl cannot be trained with: {why}",
             "Install one that is supported:  pip install leviathan-train",
+        )
+    if end.cause is Cause.USAGE:
+        return UsageError(
+            f"accelerate refuses what stands after --: {why}", "See:  accelerate launch --help"
         )
     if end.cause is Cause.CONFIG:
         return UsageError(f"Axolotl refuses the config: {why}", f"The whole log: {log}")

@@ -12,7 +12,9 @@ from leviathan_train.errors import UsageError
 from leviathan_train.launch.window import Window
 from leviathan_train.run.records import END_OF_TIME, Cause, End, Ending
 
-NOT_WORTH_A_RESTART = frozenset({Cause.CONFIG, Cause.UPSTREAM, Cause.PLUGIN, Cause.DISK})
+NOT_WORTH_A_RESTART = frozenset(
+    {Cause.CONFIG, Cause.USAGE, Cause.UPSTREAM, Cause.PLUGIN, Cause.DISK}
+)
 """Faults that the next start would meet again."""
 
 

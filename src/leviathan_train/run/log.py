@@ -19,6 +19,8 @@ TAIL = 200_000
 """Bytes of a log in which its last error is looked for."""
 _CAUSES = {"OutOfMemoryError": Cause.GPU_MEMORY, "ValidationError": Cause.CONFIG}
 """What the class of an exception is a sign of; other classes are of a fault."""
+_REFUSED = re.compile(r"^Accelerate launch command: error: (.+)")
+"""How the launcher refuses its own arguments."""
 _PIECE = 1 << 20
 _POLL = 0.2
 
@@ -112,6 +114,9 @@ def cause_in(log: Path) -> tuple[str, Cause]:
     if own:
         name = own[-1].partition(":")[0].rpartition(".")[2]
         return " ".join(own[-1].split())[:500], _CAUSES.get(name, Cause.FAULT)
+    refused = [match[1] for line in lines if (match := _REFUSED.match(line))]
+    if refused:
+        return " ".join(refused[-1].split())[:500], Cause.USAGE
     if any("SIGKILL" in line for line in lines[-40:]):
         return "killed by SIGKILL, possibly by the kernel's out-of-memory killer", Cause.DIED
     return "it ended without an error message", Cause.DIED

@@ -84,6 +84,8 @@ class Cause(StrEnum):
     """The trainer's process is gone and left no word."""
     CONFIG = "config"
     """Axolotl refused the config."""
+    USAGE = "usage"
+    """accelerate refused an argument."""
     UPSTREAM = "upstream"
     """The installed libraries lack something that leviathan stands on."""
     PLUGIN = "plugin"

@@ -70,6 +70,11 @@ def test_what_was_stopped_can_be_resumed_or_not(tmp_path: Path, kind: Ending) ->
         ),
         ("pydantic.ValidationError: 2 errors\n", "pydantic.ValidationError: 2 errors", "config"),
         ("KeyError: 'a'\nsubprocess.CalledProcessError: x\n", "KeyError: 'a'", "fault"),
+        (
+            "usage: accelerate\nAccelerate launch command: error: unrecognized arguments: --foo\n",
+            "unrecognized arguments: --foo",
+            "usage",
+        ),
         ("Signal 9 (SIGKILL)\n", "killed by SIGKILL", "died"),
         ("all is well\n", "without an error message", "died"),
     ],
