@@ -99,7 +99,7 @@ def test_yes_resumes_and_one_ctrl_c_pauses(own: tuple[Path, int], env: dict[str,
     assert steps_of(config) == [step, saved]
 
 
-@pytest.mark.parametrize("answer", ["no", "ctrl-c", "delete and think better of it"])
+@pytest.mark.parametrize("answer", ["no", "ctrl-c", "sigterm", "delete and think better of it"])
 def test_any_other_answer_changes_nothing(
     own: tuple[Path, int], env: dict[str, str], answer: str
 ) -> None:
@@ -115,6 +115,9 @@ def test_any_other_answer_changes_nothing(
             child.expect("--resume never")
         elif answer == "ctrl-c":
             child.sendintr()
+        elif answer == "sigterm":
+            child.kill(signal.SIGTERM)
+            child.expect("Nothing was changed")
         else:
             child.sendline("delete")
             child.expect(f"deletes 1 checkpoint: {step} steps.*[0-9]K")

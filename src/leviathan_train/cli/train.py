@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from leviathan_train.launch.start import Options, Starter
 from leviathan_train.launch.window import Window
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import command_of
-from leviathan_train.run.records import PAUSE_GRACE, Cause, End
+from leviathan_train.run.records import PAUSE_GRACE, Cause, End, Ending
 from leviathan_train.system.signals import WARNINGS, NotedSignals
 from leviathan_train.ui.progress import Screen
 
@@ -134,12 +135,13 @@ def train(
         choice = slurm.choice(Run(cfg.output_dir), choice, screen.line)
     options = Options(again, choice, yes, grace, accelerate_args, layout, mirror, not requeue)
     starter = Starter(cfg, options, screen)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C, until it trains
     with NotedSignals(WARNINGS) as early:  # from here on a warning does not kill this process
         starter.check()
         if layout.is_first or dry_run:
             plan = starter.plan(dry_run=dry_run)
             if plan is None:
-                return DONE
+                return DONE if dry_run else _done_before(starter, screen, on_end)
             if dry_run:
                 screen.line(shlex.join(plan.argv))
                 return DONE
@@ -152,6 +154,13 @@ def train(
                 return DONE
             train_all = partial(joiner.train_all, limit, hours, max_restarts)
         return _followed(lambda: stopped_by(early) or train_all(), starter, screen, on_end, slurm)
+
+
+def _done_before(starter: Starter, screen: TerminalDialog, on_end: str | None) -> int:
+    """The end of a command that found nothing left to train."""
+    with at_the_end(on_end, starter.run, screen.line) as result:
+        result.end, result.status = End(Ending.FINISHED, why="already finished"), DONE
+    return DONE
 
 
 def _loaded(path: Path, sets: tuple[str, ...]) -> Config:

@@ -80,7 +80,7 @@ def _failed(result: Result, error: BaseException) -> Result:
 def _facts(run: Run, result: Result) -> dict[str, str]:
     """What the command finds in its environment."""
     end = result.end or End()
-    step = end.step
+    step = end.step if end.kind in {Ending.PAUSED, Ending.FINISHED} else None
     if step is None:
         with contextlib.suppress(OSError):
             newest = checkpoints.latest(checkpoints.scan(run, checkpoints.Read.NOTHING))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.aside import set_aside
 from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
@@ -105,6 +106,11 @@ class Starter:
                 hint = f"{hint} Or accept it with:  --yes"
             raise UsageError(f"{first.message}{more}", hint)
         _warn(self.dialog, found)
+        if asked := self.options.layout.asked:
+            self.dialog.tell(
+                f"⚠️  Without a GPU accelerate starts one process, not {asked}. Several on the CPU:"
+                " --multi_gpu, with ACCELERATE_USE_CPU=true in the environment."
+            )
         if self.options.layout.is_first and (session := self.run.live_session()):
             raise busy(self.run, session)
 
@@ -133,8 +139,10 @@ class Starter:
         found = checkpoints.scan(run)
         offer = resume.choose(run, self.config, choice, found)
         newest = checkpoints.latest(found)
-        goes_on = newest and offer.checkpoint and offer.checkpoint.path == newest.path
-        if (choice in {"ask", "auto"} or goes_on) and self.is_finished(found):
+        chosen = offer.checkpoint
+        goes_on = newest and chosen and chosen.path.resolve() == newest.path.resolve()
+        unnamed = choice in {"ask", "auto"} and not offer.from_config
+        if (unnamed or goes_on) and self.is_finished(found):
             return None
         if not dry_run:
             read_ahead()
@@ -238,7 +246,7 @@ class Starter:
 
     def switch_branch(self, offer: Offer) -> None:
         """Set the branch that is left aside, and bring back the one that was set aside before."""
-        if aside := resume.set_aside(self.run, offer.newer):
+        if aside := set_aside(self.run, offer.newer):
             names = ", ".join(sorted(path.name for path in aside.glob("checkpoint-*")))
             self.dialog.tell(f"Set aside in {aside}: {names}")
             if newest := checkpoints.latest(list(offer.newer)):

@@ -11,6 +11,7 @@ from leviathan_train.config.load import Config
 from leviathan_train.config.survey import Fault, Survey
 from leviathan_train.errors import UsageError
 from leviathan_train.launch import cost
+from leviathan_train.launch.disk import speed_of
 from leviathan_train.launch.findings import Finding, exit_status
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Launch, Status
@@ -125,6 +126,12 @@ def test_hours_follow_from_the_speed_of_the_last_session(tmp_path: Path) -> None
     assert "about 2h 46m at the speed of the last session (10 s a step)" in after.message
     assert after.numbers and after.numbers["seconds"] == 10_000
     assert isinstance(session.status, Status)
+    write_json(session.begin_file, {"at": 1000.0, "first_step": 0})
+    with_evaluations = {"steps_per_second": 0.1, "step": 20, "updated": 1400.0}
+    write_json(session.status_file, with_evaluations)
+    assert speed_of(run) == 20 / 400
+    write_json(session.status_file, with_evaluations | {"step": 3})
+    assert speed_of(run) == 0.1, "too few steps to tell"
 
 
 def told(survey: Survey, **values: Any) -> list[Finding]:

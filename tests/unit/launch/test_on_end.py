@@ -70,10 +70,11 @@ def test_an_error_is_an_end_and_passes(
 
 def test_a_crash_is_told_as_it_was_recorded(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    shapes.make(run.path, 5, sealed=True)
     with pytest.raises(LeviathanError), on_end(f"({TELL}) >> {out}", run, print) as result:
         result.end = End(Ending.CRASHED, 7, None, "CUDA out of memory", 1.0, Cause.GPU_MEMORY)
         raise LeviathanError("Training failed: CUDA out of memory")
-    crashed = {"STATUS": "1", "END": "crashed", "STEP": "7", "WHY": "CUDA out of memory"}
+    crashed = {"STATUS": "1", "END": "crashed", "STEP": "5", "WHY": "CUDA out of memory"}
     assert told(run, out) == crashed
 
 

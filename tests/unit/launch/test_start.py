@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from leviathan_train.checkpoints import store as checkpoints
+from leviathan_train.checkpoints.aside import set_aside
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.inputs import input_facts
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import Declined, LeviathanError, UsageError
-from leviathan_train.launch import follow, resume, start
+from leviathan_train.launch import follow, start
 from leviathan_train.launch.activity import Activity
 from leviathan_train.launch.command import Typed
 from leviathan_train.launch.confirm import ResumeAnswer, RowsAnswer
+from leviathan_train.launch.machines import Layout
 from leviathan_train.launch.resume import Offer
 from leviathan_train.launch.start import Options, Starter
 from leviathan_train.run.folder import Run
@@ -234,6 +236,13 @@ def test_a_finished_run_is_not_planned_again(config: Config) -> None:
     person = Scripted()
     assert Starter(config, options(), person).plan() is None
     assert "already finished, at step 10" in person.heard[0]
+    for newest in ("10", "checkpoint-10", str(config.output_dir.resolve() / "checkpoint-10")):
+        assert Starter(config, options(resume=newest), Scripted()).plan() is None
+    add(config, 5)
+    named = config.output_dir / "checkpoint-5"
+    asked = replace(config, values={**config.values, "resume_from_checkpoint": str(named)})
+    plan = Starter(asked, options(), Scripted()).plan()
+    assert plan and plan.resume_from == named, "what the config names is obeyed all the same"
 
 
 def test_what_a_start_reads_is_read_ahead_while_the_person_thinks(
@@ -263,6 +272,12 @@ def test_warnings_are_told_and_an_unknown_key_is_accepted_only_with_yes(config: 
     Starter(spoilt, options(yes=True), person).check()
     assert [line for line in person.heard if "lora_rr" in line]
     assert [line for line in person.heard if "lora_r is given more than once" in line]
+
+
+def test_fewer_processes_than_asked_for_are_told(config: Config) -> None:
+    person = Scripted()
+    Starter(config, options(layout=Layout(1, asked=2)), person).check()
+    assert [line for line in person.heard if "accelerate starts one process, not 2" in line]
 
 
 def test_a_run_that_is_training_is_not_started_again(config: Config) -> None:
@@ -447,7 +462,7 @@ def test_a_span_and_the_command_reach_the_record_of_the_launch(config: Config) -
 def test_a_superseded_branch_is_brought_back_and_the_other_set_aside(config: Config) -> None:
     add(config, 4, 8, 12)
     run = Run(config.output_dir)
-    aside = resume.set_aside(run, checkpoints.scan(run)[1:])  # as a resume from 4 does
+    aside = set_aside(run, checkpoints.scan(run)[1:])  # as a resume from 4 does
     assert aside
     add(config, 6, 10)
     person = Scripted()
@@ -469,7 +484,7 @@ def test_an_earlier_checkpoint_of_a_superseded_branch_leaves_the_later_ones(
 ) -> None:
     add(config, 4, 8)
     run = Run(config.output_dir)
-    aside = resume.set_aside(run, checkpoints.scan(run))
+    aside = set_aside(run, checkpoints.scan(run))
     assert aside
     starter = Starter(config, options(resume=str(aside / "checkpoint-4")), Scripted())
     plan = starter.plan()
@@ -481,7 +496,7 @@ def test_an_earlier_checkpoint_of_a_superseded_branch_leaves_the_later_ones(
 def test_a_superseded_checkpoint_that_the_config_names_stays_where_it_is(config: Config) -> None:
     add(config, 4)
     run = Run(config.output_dir)
-    aside = resume.set_aside(run, checkpoints.scan(run))
+    aside = set_aside(run, checkpoints.scan(run))
     assert aside
     named = load_config(config.path, [f"resume_from_checkpoint={aside / 'checkpoint-4'}"])
     plan = Starter(named, options(), Scripted()).plan()
