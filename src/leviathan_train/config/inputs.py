@@ -22,27 +22,26 @@ _OWN_TEMPLATE = "tokenizer_default"
 _LOCAL_DATA = {".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow", ".zst", ".gz"}
 
 
-def check_inputs(config: Config) -> None:
-    """Check that the base model and the data sets that are named as paths exist.
-
-    Raises:
-        UsageError: naming the key and the path that is missing.
-    """
-    _check_base(config)
+def input_faults(config: Config) -> Iterator[UsageError]:
+    """What is wrong with the base model and with the data sets that are named as paths."""
+    try:
+        _check_base(config)
+    except UsageError as error:
+        yield error
     for key in ("datasets", "test_datasets"):
         if not isinstance(config.values.get(key) or [], list):
-            raise UsageError(
+            yield UsageError(
                 f"{config.path}: {key} is not a list.",
                 f"Write  {key}: [{{path: data.jsonl, ds_type: json, type: alpaca}}]",
             )
     for key, path in local_datasets(config):
         if not path.exists() and not glob.glob(str(path)):
-            raise UsageError(
+            yield UsageError(
                 f"{config.path}: {key}: {path} does not exist.",
                 _similar_file(path) or "Correct the path, or put the data there.",
             )
     if not config.values.get("datasets") and not config.values.get("pretraining_dataset"):
-        raise UsageError(
+        yield UsageError(
             f"{config.path}: key datasets is missing.",
             "Add  datasets: [{path: data.jsonl, ds_type: json, type: alpaca}]",
         )

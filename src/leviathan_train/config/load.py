@@ -205,6 +205,10 @@ def _parse_override(text: str) -> tuple[str, Any]:
     import yaml
 
     key, equals, value = text.partition("=")
+    if re.search(r"[\[\]]|\.\d+(\.|$)", key):
+        raise UsageError(
+            f"--set {key}: an entry of a list cannot be set.", "Change it in the config."
+        )
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key.strip()):
         raise UsageError(
             f"--set {text!r} is not KEY=VALUE.", "For example:  --set learning_rate=1e-4"

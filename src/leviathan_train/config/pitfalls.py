@@ -6,6 +6,7 @@ written to are plain enough.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,8 +125,14 @@ def _paths(config: Config) -> Iterator[Pitfall]:
             )
     for key in ("lora_model_dir", "deepspeed"):
         name = values.get(key)
-        if isinstance(name, str) and is_local(name) and not Path(name).expanduser().exists():
+        is_path = isinstance(name, str) and (is_local(name) or name.endswith(".json"))
+        if is_path and not Path(str(name)).exists():
             yield Pitfall(f"{key}: {name} does not exist.", "Correct the path.")
+        elif name and key == "deepspeed" and importlib.util.find_spec(key) is None:
+            yield Pitfall(
+                "deepspeed: its package is not installed.",
+                "Install it:  pip install deepspeed    or use fsdp_config, which needs none.",
+            )
 
 
 def _length(config: Config) -> Iterator[Pitfall]:

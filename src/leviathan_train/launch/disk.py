@@ -17,6 +17,8 @@ KEPT_BY_DEFAULT = 4
 """Axolotl's `save_total_limit` where the config has none."""
 _MOST = 100_000
 """Saves that are looked ahead."""
+_TELLING = 10
+"""Steps from which on a session tells how long evaluations and saves take among them."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,13 @@ def _interval(config: Config, last: int | None, speed: float | None) -> int | No
 
 
 def speed_of(run: Run) -> float | None:
-    """Steps per second of the last session that told them."""
+    """Steps per second of the last session that told them, with what lay between its steps."""
     for session in reversed(run.sessions()):
-        status = session.status
+        begin, status = session.begin, session.status
         if status and status.steps_per_second and status.steps_per_second > 0:
+            steps = status.step - begin.first_step if begin else 0
+            seconds = status.updated - begin.at if begin else 0.0
+            if steps >= _TELLING and seconds > 0:
+                return min(status.steps_per_second, steps / seconds)
             return status.steps_per_second
     return None

@@ -21,7 +21,7 @@ from leviathan_train.config.base_model import model_folder
 from leviathan_train.config.changes import Change, Origin, changes_since
 from leviathan_train.config.effects import Effect
 from leviathan_train.config.exactness import inexact
-from leviathan_train.config.inputs import check_chat_template, check_inputs, local_datasets
+from leviathan_train.config.inputs import check_chat_template, input_faults, local_datasets
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.config.pitfalls import Pitfall, home_paths, pitfalls
 from leviathan_train.errors import LeviathanError, UsageError
@@ -137,11 +137,13 @@ def machine(
 
 
 def _inputs(config: Config) -> Iterator[Finding]:
+    faults = list(input_faults(config))
     try:
-        check_inputs(config)
         command.check_packages()
     except UsageError as error:
-        yield refusal(Topic.INPUTS, error)
+        faults.append(error)
+    yield from (refusal(Topic.INPUTS, fault) for fault in faults)
+    if faults:
         return
     base = str(config.values["base_model"])
     local = local_datasets(config)

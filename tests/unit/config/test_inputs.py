@@ -15,6 +15,12 @@ from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
 
 
+def check_inputs(config: Config) -> None:
+    """Raise the first fault."""
+    for fault in inputs.input_faults(config):
+        raise fault
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
@@ -104,7 +110,7 @@ def refused(base: Path, **values: Any) -> str:
     entry = {"path": str(rows), "type": "alpaca"}
     given = {"base_model": str(base), "datasets": [entry]} | values
     try:
-        inputs.check_inputs(Config(base.parent / "c.yaml", given))
+        check_inputs(Config(base.parent / "c.yaml", given))
     except UsageError as error:
         return error.message
     return ""
@@ -165,9 +171,9 @@ def test_a_data_file_that_is_not_there_is_told_with_the_one_that_is(base: Path) 
     rows.write_text("{}")
     given = {"base_model": str(base), "datasets": [entry]}
     with pytest.raises(UsageError) as raised:
-        inputs.check_inputs(Config(base.parent / "c.yaml", given))
+        check_inputs(Config(base.parent / "c.yaml", given))
     assert raised.value.hint == f"Did you mean {rows}?"
     entry["path"] = str(base.parent / "no/rows.jsonl")
     with pytest.raises(UsageError) as raised:
-        inputs.check_inputs(Config(base.parent / "c.yaml", given))
+        check_inputs(Config(base.parent / "c.yaml", given))
     assert str(raised.value.hint).startswith(f"There is no folder {base.parent / 'no'}")

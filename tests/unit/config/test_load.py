@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 
-from leviathan_train.config.inputs import check_inputs
-from leviathan_train.config.load import load_config
+from leviathan_train.config import inputs
+from leviathan_train.config.load import Config, load_config
 from leviathan_train.config.redact import quoted, redact, secrets
 from leviathan_train.errors import UsageError
 from support.demo import MakeConfig
 
 PASS = "open-sesame-1"
+
+
+def check_inputs(config: Config) -> None:
+    """Raise the first fault."""
+    for fault in inputs.input_faults(config):
+        raise fault
 
 
 @pytest.mark.parametrize(

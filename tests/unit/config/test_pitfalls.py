@@ -49,6 +49,7 @@ def test_a_good_config_has_none(tmp_path: Path, base: Path) -> None:
         ({"entry": {"shards": 2, "shards_idx": 2}}, True, "the last is 1"),
         ({"lora_model_dir": "./nowhere"}, True, "lora_model_dir: ./nowhere does not exist"),
         ({"deepspeed": "./zero9.json"}, True, "deepspeed: ./zero9.json does not exist"),
+        ({"deepspeed": "zero9.json"}, True, "deepspeed: zero9.json does not exist"),
         ({"sequence_len": 8192}, False, "made for 4096 tokens"),
         ({"val_set_size": 1}, True, "none trained on"),
         ({"val_set_size": 1.5}, False, "so 1 are held back"),
@@ -61,6 +62,14 @@ def test_a_pitfall_is_named(
     (one,) = found(tmp_path, base, **values)
     assert words in one.message and one.hint
     assert one.fails == fails
+
+
+def test_a_deepspeed_that_is_not_installed_is_told(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (one,) = found(tmp_path, base, deepspeed={"zero_optimization": {"stage": 2}})
+    assert one.fails and "package is not installed" in one.message
 
 
 @pytest.mark.parametrize(

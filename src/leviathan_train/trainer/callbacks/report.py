@@ -35,10 +35,13 @@ class ReportCallback(TrainerCallback):
         self.loop = loop
         self.mean_seconds = 0.0
         self.step_began = time.perf_counter()
+        self.first = (0, self.step_began)
         loop.process.listener.describe = self.describe
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.process.phase(Phase.EVALUATING if args.eval_on_start else Phase.TRAINING)
+        if self.loop.seam:
+            self._judge(self.loop.seam)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step_began = time.perf_counter()
@@ -47,9 +50,11 @@ class ReportCallback(TrainerCallback):
         """Note the step's time; this runs in every step, so the rest is left to `describe`."""
         now = time.perf_counter()
         seconds, self.step_began = now - self.step_began, now
-        if not self.mean_seconds and self.loop.process.rank == 0:
-            # A start is over: what it read from disk is read ahead in the next one.
-            threading.Thread(target=readahead.note, daemon=True).start()
+        if not self.mean_seconds:
+            self.first = (state.global_step, now)
+            if self.loop.process.rank == 0:
+                # A start is over: what it read from disk is read ahead in the next one.
+                threading.Thread(target=readahead.note, daemon=True).start()
         self.mean_seconds += (seconds - self.mean_seconds) * (0.05 if self.mean_seconds else 1.0)
         listener = self.loop.process.listener
         listener.last_step = state.global_step
@@ -112,10 +117,19 @@ class ReportCallback(TrainerCallback):
             "max_steps": state.max_steps,
             "epoch": state.epoch,
             "steps_per_second": 1 / mean if mean else None,
-            "eta_seconds": (state.max_steps - state.global_step) * mean if mean else None,
+            "eta_seconds": self._seconds_left(state),
             "next_save_step": self._next_save(state),
             "next_save_at": time.time() + minutes * 60 - since if minutes else None,
         }
+
+    def _seconds_left(self, state: Any) -> float | None:
+        """Until the last step: as long a step as those of this session, with what lay between."""
+        if not self.mean_seconds:
+            return None
+        first, began = self.first
+        steps = state.global_step - first
+        all_in = (time.perf_counter() - began) / steps if steps else 0.0
+        return float((state.max_steps - state.global_step) * max(self.mean_seconds, all_in))
 
     def _next_save(self, state: Any) -> int | None:
         strategy = self.loop.trainer.args.save_strategy
