@@ -128,7 +128,7 @@ def test_a_stopped_trainer_is_killed_within_its_grace(
         started.signal()
     else:
         words = ["pause", "run", "--grace", str(grace)]
-        leviathan(*words, cwd=tmp_path, env=env, check=0)
+        leviathan(*words, cwd=tmp_path, env=env, check=75)
     assert started.finish()[0] == 75
     session = session_of(started)
     asked, end = session.asked, session.end

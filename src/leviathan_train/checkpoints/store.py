@@ -253,7 +253,11 @@ def ranked(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         since = 0 if facts.eval_step is None else found.step - facts.eval_step
         return facts.eval_loss, since, -found.step
 
-    judged = sorted((one for one in intact if one.facts.eval_loss is not None), key=order)
+    judged = sorted(
+        # An evaluation at step 0 is of the base model, whoever bears it.
+        (one for one in intact if one.facts.eval_loss is not None and one.facts.eval_step != 0),
+        key=order,
+    )
     known: set[tuple[int | None, float | None]] = set()
     rest = []
     for found in [*first, *judged]:

@@ -182,8 +182,9 @@ def main(args: list[str] | None = None) -> None:
 def _report(message: str, hint: str | None, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    colour = None if os.environ.get("NO_COLOR") else "red"
-    click.secho(_folded(f"Error: {message}"), fg=colour, err=True)
+    line = _folded(f"Error: {message}")
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    click.echo(line if plain else click.style(line, fg="red"), err=True)
     if hint:
         click.echo(_folded(hint), err=True)
 

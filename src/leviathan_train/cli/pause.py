@@ -7,7 +7,7 @@ import os
 import click
 
 from leviathan_train.cli.options import as_json, find_run, grace_option, run_argument
-from leviathan_train.errors import DONE, PAUSED
+from leviathan_train.errors import DONE
 from leviathan_train.launch import requests
 from leviathan_train.launch.outcome import exit_status
 from leviathan_train.launch.requests import Outcome
@@ -54,5 +54,4 @@ def tell(outcome: Outcome, *, json: bool) -> int:
     end = outcome.end
     if end is None or end.kind in {Ending.PAUSED, Ending.FINISHED, Ending.STOPPED}:
         return DONE
-    status = exit_status(outcome.run, end)
-    return DONE if end.kind is Ending.KILLED and status == PAUSED else status
+    return exit_status(outcome.run, end)

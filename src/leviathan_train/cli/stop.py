@@ -6,6 +6,7 @@ import click
 
 from leviathan_train.cli.options import as_json, find_run, grace_option, run_argument
 from leviathan_train.cli.pause import asker, pause_and_wait, tell
+from leviathan_train.errors import DONE, PAUSED
 from leviathan_train.launch import requests
 
 
@@ -21,5 +22,6 @@ def stop(run: str | None, grace: float, now: bool, json: bool) -> int:
     """
     found = find_run(run, quiet=json, live=True)
     if now:
-        return tell(requests.stop_now(found, asker("stop --now")), json=json)
+        status = tell(requests.stop_now(found, asker("stop --now")), json=json)
+        return DONE if status == PAUSED else status  # what was asked for
     return tell(pause_and_wait(found, "stop", grace), json=json)

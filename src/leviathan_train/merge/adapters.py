@@ -83,7 +83,8 @@ def owner(path: Path) -> Run:
 
 def _final(run: Run, found: list[Checkpoint]) -> Adapter:
     step = finished_at(run, found)
-    if step is None or run.live_session():
+    live = run.live_session()
+    if step is None or (live and not live.end):  # after its end a process may linger
         raise _unfinished(run, found)
     for path in (run.final, run.path):
         if (path / "adapter_config.json").is_file():

@@ -43,7 +43,11 @@ def listing(value: Any) -> None:
         print(f"\nSet aside: {aside}  (cleanup --superseded deletes it)")
     print(f"\nTotal size: {size(value['total_bytes'])}")
     if value["mirror"]:
-        print(f"Mirror: {mirror(value['mirror'])}")
+        line = f"Mirror: {mirror(value['mirror'])}, as of {clock(value['mirror']['at'])}"
+        here = {item["step"] for item in found}
+        if only := sorted(set(value["mirror"]["steps"]) - here):
+            line += f". Only there: {', '.join(map(str, only))}"
+        print(hanging(line, 2))
 
 
 def _measured_there(item: Any) -> bool:
@@ -75,7 +79,7 @@ def details(value: Any, title: str) -> None:
     print(f"  Last Loss: {number(value['loss'])}")
     late = "" if _measured_there(value) else f" (measured at step {value['eval_step']})"
     print(f"  Eval Loss: {number(value['eval_loss'])}{late}")
-    print(f"  Learning Rate: {number(value['learning_rate'])}")
+    print(f"  Learning Rate: {number(value['learning_rate'], '.3e')}")
     if value["seconds_trained"] is not None:
         print(f"  Trained: {duration(value['seconds_trained'])}")
     print("\nFiles:")

@@ -646,6 +646,12 @@ def test_best_is_by_eval_loss_of_the_checkpoint_nearest_to_the_evaluation() -> N
     assert best and best.step == 201
 
 
+def test_an_evaluation_of_the_base_model_makes_no_checkpoint_the_best() -> None:
+    assert checkpoints.best([known(42, 5.9, eval_step=0)]) is None
+    best = checkpoints.best([known(42, 1.0, eval_step=0), known(50, 5.0, eval_step=50)])
+    assert best and best.step == 50
+
+
 def test_best_is_what_transformers_tracks_if_it_is_intact() -> None:
     found = [known(100, 1.5), known(200, 1.2), known(300, 1.3, best_step=100)]
     best = checkpoints.best(found)

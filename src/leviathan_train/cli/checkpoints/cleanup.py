@@ -55,6 +55,8 @@ def cleanup(
 
     Example:  leviathan checkpoints cleanup --keep 2
     """
+    if json and not (yes or dry_run):
+        raise UsageError("With --json nothing is asked, so nothing was changed.", "Add --yes.")
     if superseded:
         if strip or no_keep_best or {keep, keep_every, keep_best} != {None}:
             raise UsageError(

@@ -7,7 +7,7 @@ import click
 from leviathan_train.checkpoints import store
 from leviathan_train.cli import complete
 from leviathan_train.cli.checkpoints import mirror_of, mirror_option, step_number
-from leviathan_train.cli.options import run_argument
+from leviathan_train.cli.options import find_run, run_argument
 from leviathan_train.errors import UsageError
 from leviathan_train.ui.text import size
 
@@ -34,7 +34,7 @@ def pull(run: str | None, step: str | None, mirror: str | None) -> None:
     from leviathan_train.mirror.copies import to_fetch
     from leviathan_train.run import lookup
 
-    found = lookup.find_or_new(run)
+    found = lookup.find_or_new(run) if run else find_run(None)
     place = mirror_of(found, mirror)
     copies, _ = client.look(place, found)
     local = store.scan(found, store.Read.NOTHING)
@@ -44,9 +44,13 @@ def pull(run: str | None, step: str | None, mirror: str | None) -> None:
         if step is None and there:
             print(f"Nothing to fetch: {found.name} has what is newest at {place.shown}.")
             return
+        chosen = step_number(step) if step else None
+        if any(item.step == chosen and item.intact for item in local):
+            print(f"Nothing to fetch: {found.name} has checkpoint-{chosen}.")
+            return
         raise UsageError(
             f"{place.shown} has no whole checkpoint {f'of step {step} ' if step else ''}for"
-            f" {found.name} to fetch, or the run has it.",
+            f" {found.name} to fetch.",
             f"It has: {there or 'none'}.",
         )
     copy = wanted[0]
