@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Mirror:
 
 def fetch_newer(
     mirror: Mirror, run: Run, choice: str, dialog: Dialog, *, yes: bool, dry_run: bool
-) -> str:
+) -> tuple[str, store.Checkpoint | None]:
     """Fetch what a start resumes from, where the mirror has it and the run has not.
 
     Args:
@@ -63,7 +63,8 @@ def fetch_newer(
         dry_run: only say what would be fetched.
 
     Returns:
-        The choice to go on with: what was agreed to here is not asked again.
+        The choice to go on with: what was agreed to here is not asked again. And with `dry_run`
+        the checkpoint that would be fetched, as if it lay in the run.
 
     Raises:
         Declined: the user said no.
@@ -79,7 +80,7 @@ def fetch_newer(
             hint = f"{error.hint} Start without what may be there:  --resume never"
             raise MirrorError(error.message, error.trouble, hint) from None
         dialog.tell(f"⚠️  {error.message} Training goes on; the copies are tried again.")
-        return choice
+        return choice, None
     if other:
         dialog.tell(
             f"⚠️  {other} wrote at the mirror {place.shown} within the last minutes. If this run"
@@ -87,11 +88,11 @@ def fetch_newer(
         )
     wanted = to_fetch(choice, local, copies, set_aside(run))
     if not wanted:
-        return choice
+        return choice, None
     first = f"{wanted[0].name} ({units.size(wanted[0].bytes)})"
     if dry_run:
         dialog.tell(f"{first} would be fetched from {place.shown}.")
-        return choice
+        return choice, _as_if_here(run, wanted[0])
     if choice == "ask" and dialog.interactive and not yes:
         if not dialog.confirm(f"Fetch {first} from {place.shown}, and resume from it?"):
             raise Declined("Nothing was changed.", "Start over without it:  --resume never")
@@ -109,7 +110,14 @@ def fetch_newer(
             dialog.tell(f"⚠️  {error.message} The one before it is fetched.")
         else:
             break
-    return choice
+    return choice, None
+
+
+def _as_if_here(run: Run, copy: Copy) -> store.Checkpoint:
+    """A copy as the checkpoint that it would be once it is fetched."""
+    found = replace(copy.as_checkpoint(), path=run.checkpoint(copy.step))
+    vars(found)["seal"] = copy.seal  # else it would be read from the folder that is not there yet
+    return found
 
 
 def findings(

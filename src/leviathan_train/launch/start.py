@@ -133,10 +133,16 @@ class Starter:
         choice = options.resume if first else "auto"
         if choice == "ask" and (options.yes or not self.dialog.interactive):
             choice = "auto"
+        coming = None
         if first and self._mirror and not self.config.resume_from_checkpoint:
             yes = options.yes
-            choice = fetch_newer(self._mirror, run, choice, self.dialog, yes=yes, dry_run=dry_run)
+            choice, coming = fetch_newer(
+                self._mirror, run, choice, self.dialog, yes=yes, dry_run=dry_run
+            )
         found = checkpoints.scan(run)
+        if coming:
+            others = [item for item in found if item.step != coming.step]
+            found = sorted([*others, coming], key=lambda item: item.step)
         offer = resume.choose(run, self.config, choice, found)
         newest = checkpoints.latest(found)
         chosen = offer.checkpoint
@@ -149,7 +155,7 @@ class Starter:
         _warn(self.dialog, _looked_at_machine(self.config, run, found, offer, first=first))
         self.dialog.show_offer(run, offer)
         differences = self._changes(offer)
-        if first:
+        if first and not coming:
             confirm.confirm_source(self.dialog, run, offer, yes=options.yes, dry_run=dry_run)
         rebuild = False
         if not dry_run and offer.ask:

@@ -66,7 +66,7 @@ def fetch(
     mirror: Mirror, run: Run, person: Person, choice: str = "ask", **more: Any
 ) -> tuple[str, list[int]]:
     options = {"yes": False, "dry_run": False} | more
-    chosen = fetch_newer(mirror, run, choice, person, **options)  # type: ignore[arg-type]
+    chosen, _ = fetch_newer(mirror, run, choice, person, **options)  # type: ignore[arg-type]
     return chosen, [item.step for item in store.scan(run) if item.intact]
 
 
@@ -89,6 +89,9 @@ def test_a_dry_run_only_says_what_would_be_fetched(mirror: Mirror, run: Run) -> 
     person = Person()
     assert fetch(mirror, run, person, dry_run=True) == ("ask", [])
     assert not person.asked and "would be fetched" in person.heard[-1]
+    _, coming = fetch_newer(mirror, run, "10", Person(), yes=False, dry_run=True)  # type: ignore[arg-type]
+    assert coming and coming.path == run.path / "checkpoint-10" and coming.intact
+    assert coming.seal and coming.seal.config["lora_r"] == 8
     assert not run.path.exists()
 
 

@@ -274,6 +274,25 @@ def test_warnings_are_told_and_an_unknown_key_is_accepted_only_with_yes(config: 
     assert [line for line in person.heard if "lora_r is given more than once" in line]
 
 
+@pytest.mark.parametrize(("choice", "step"), [("ask", 20), ("auto", 20), ("10", 10), ("never", 0)])
+def test_a_dry_run_plans_with_what_it_would_fetch(
+    config: Config, tmp_path: Path, choice: str, step: int
+) -> None:
+    for there in (10, 20):
+        path = shapes.make(tmp_path / "there/run", there)
+        inputs = {"inputs": input_facts(config)}
+        shapes.seal(path, config=dict(config.values), trainer=inputs)
+    asked = options(resume=choice, mirror=f"file://{tmp_path}/there")
+    plan = Starter(config, asked, Scripted()).plan(dry_run=True)
+    wanted = config.output_dir / f"checkpoint-{step}" if step else None
+    assert plan and plan.resume_from == wanted
+    assert not config.output_dir.exists()
+    other = replace(config, values={**config.values, "lora_r": 99})
+    if step:
+        with pytest.raises(UsageError, match="lora_r must stay as in checkpoint"):
+            Starter(other, asked, Scripted()).plan(dry_run=True)
+
+
 def test_fewer_processes_than_asked_for_are_told(config: Config) -> None:
     person = Scripted()
     Starter(config, options(layout=Layout(1, asked=2)), person).check()
