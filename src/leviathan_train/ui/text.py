@@ -53,6 +53,10 @@ def console() -> Console:
     return Console(highlight=False, emoji=False, markup=False)
 
 
+_FOLDED = 12
+"""Cells that a folded column must keep; with less, a spare column goes first."""
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()) -> None:
     """Print aligned columns: plain text, so that it reads the same piped and on a terminal.
 
@@ -66,18 +70,24 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence
         shown = [column for column in columns if column[0] not in spare[:number_left_out]]
         if room is None or _width(shown) <= room:
             break
+        least = _FOLDED if number_left_out < len(spare) else 1
+        if folded := _folded_to(room, shown, least):
+            shown = folded
+            break
     else:
-        assert room is not None
-        shown = _folded_to(room, shown) or columns  # it would be too wide all the same
+        shown = columns  # it would be too wide all the same
     aligned = [[cell.ljust(max(map(len, column))) for cell in column] for column in shown]
     header, *body = ("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
     print("\n".join([header, "-" * _width(shown), *body]))
 
 
-def _folded_to(room: int, columns: Sequence[Sequence[str]]) -> list[list[str]] | None:
-    """The columns with the cells of the widest in several lines; None if that does not help."""
+def _folded_to(room: int, columns: Sequence[Sequence[str]], least: int) -> list[list[str]] | None:
+    """The columns with the cells of the widest in several lines; None if that does not help, or
+    leaves it less than `least` cells."""
     widest = max(range(len(columns)), key=lambda at: max(map(len, columns[at])))
     left = room - _width([column for at, column in enumerate(columns) if at != widest]) - 2
+    if left < least:
+        return None
     folded: list[list[str]] = [[] for _ in columns]
     for row in zip(*columns, strict=True):
         parts = textwrap.wrap(row[widest], max(left, 1), **_WHOLE_WORDS) or [""]
