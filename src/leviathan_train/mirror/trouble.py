@@ -28,13 +28,13 @@ class Trouble(StrEnum):
 
 
 _HINTS = {
-    Trouble.UNREACHABLE: "It is tried again; check the network and the address.",
+    Trouble.UNREACHABLE: "Check the network and the address.",
     Trouble.DENIED: "Check the credentials in the environment, and what they may do there.",
     Trouble.MISSING: "Check the name; a bucket is not created here.",
     Trouble.FULL: "Free some space there, or set leviathan_mirror_keep.",
     Trouble.PACKAGE: "Known are s3://, gs://, az://, hf://, file://, and with the package paramiko"
     " sftp://.",
-    Trouble.DIFFERS: "It is copied again.",
+    Trouble.DIFFERS: "Copy it again.",
 }
 _DENIED = re.compile(
     r"credential|denied|forbidden|unauthori[sz]ed|\b40[13]\b|InvalidAccessKey|SignatureDoesNotMatch"
@@ -103,6 +103,8 @@ def _kind(error: Exception) -> Trouble:
         return Trouble.UNREACHABLE
     if isinstance(error, PermissionError) or number == errno.EROFS or _DENIED.search(text):
         return Trouble.DENIED
-    if isinstance(error, FileNotFoundError) or _MISSING.search(text):
+    if isinstance(
+        error, FileNotFoundError | NotADirectoryError | FileExistsError
+    ) or _MISSING.search(text):
         return Trouble.MISSING
     return Trouble.UNREACHABLE

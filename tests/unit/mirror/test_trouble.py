@@ -42,6 +42,7 @@ class HttpError(Exception):
         (OSError(errno.EROFS, "Read-only file system"), Trouble.DENIED, 2),
         (FileNotFoundError("The specified bucket does not exist"), Trouble.MISSING, 2),
         (HttpError("The specified bucket does not exist."), Trouble.MISSING, 2),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), Trouble.MISSING, 2),
         (OSError(errno.ENOSPC, "No space left on device"), Trouble.FULL, 1),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), Trouble.FULL, 1),
         (ImportError("Install s3fs to access S3"), Trouble.PACKAGE, 2),

@@ -110,15 +110,17 @@ def step_number(step: str) -> int:
     return number
 
 
-def allow(question: str, *, yes: bool) -> None:
-    """Ask before what cannot be undone; without a terminal --yes is needed.
+def allow(question: str, *, yes: bool, json: bool = False) -> None:
+    """Ask before what cannot be undone; without a terminal, or with --json, --yes is needed.
 
     Raises:
-        UsageError: there is no terminal.
+        UsageError: nobody can be asked.
         Declined: the answer was no.
     """
     if yes:
         return
+    if json:  # stdout is for the document
+        raise UsageError("With --json nothing is asked, so nothing was changed.", "Add --yes.")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("Cannot ask without a terminal, so nothing was changed.", "Add --yes.")
     from leviathan_train.cli.prompts import confirm

@@ -55,8 +55,6 @@ def cleanup(
 
     Example:  leviathan checkpoints cleanup --keep 2
     """
-    if json and not (yes or dry_run):
-        raise UsageError("With --json nothing is asked, so nothing was changed.", "Add --yes.")
     if superseded:
         if strip or no_keep_best or {keep, keep_every, keep_best} != {None}:
             raise UsageError(
@@ -86,7 +84,7 @@ def _cleanup(run: Run, policy: retention.Policy, *, dry_run: bool, yes: bool, js
         words = [f"strip {text.count(len(stripped), 'checkpoint')}"] if stripped else []
         if rest := len(doomed) - len(stripped):
             words.insert(0, f"delete {text.count(rest, 'checkpoint')}")
-        allow(f"{' and '.join(words).capitalize()}?", yes=yes)
+        allow(f"{' and '.join(words).capitalize()}?", yes=yes, json=json)
 
     def tell(checkpoint: Checkpoint) -> None:
         if not json:
@@ -111,7 +109,7 @@ def _cleanup_superseded(run: Run, *, dry_run: bool, yes: bool, json: bool) -> No
     if not json:
         print(f"Set aside in {text.plain(run.superseded)}: {size(total)}")
     if run.superseded.is_dir() and not dry_run:
-        allow("Delete what was set aside?", yes=yes)
+        allow("Delete what was set aside?", yes=yes, json=json)
         retention.clear_superseded(run)
     left = folder_bytes(run.superseded)
     if json:
