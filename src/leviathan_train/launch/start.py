@@ -106,11 +106,7 @@ class Starter:
                 hint = f"{hint} Or accept it with:  --yes"
             raise UsageError(f"{first.message}{more}", hint)
         _warn(self.dialog, found)
-        if asked := self.options.layout.asked:
-            self.dialog.tell(
-                f"⚠️  Without a GPU accelerate starts one process, not {asked}. Several on the CPU:"
-                " --multi_gpu, with ACCELERATE_USE_CPU=true in the environment."
-            )
+        _warn_of_one_process(self.dialog, self.options.layout)
         if self.options.layout.is_first and (session := self.run.live_session()):
             raise busy(self.run, session)
 
@@ -139,10 +135,7 @@ class Starter:
             choice, coming = fetch_newer(
                 self._mirror, run, choice, self.dialog, yes=yes, dry_run=dry_run
             )
-        found = checkpoints.scan(run)
-        if coming:
-            others = [item for item in found if item.step != coming.step]
-            found = sorted([*others, coming], key=lambda item: item.step)
+        found = _with(coming, checkpoints.scan(run))
         offer = resume.choose(run, self.config, choice, found)
         newest = checkpoints.latest(found)
         chosen = offer.checkpoint
@@ -277,6 +270,22 @@ class Starter:
             self.dialog.tell(f"   {one.key}: {old} -> {new}: {one.effect} ({one.why})")
         confirm.refuse(self.config, offer.checkpoint, found, self.options.typed)
         return found
+
+
+def _with(coming: Checkpoint | None, found: list[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints, with one that would be fetched in the place of its own step."""
+    if coming is None:
+        return found
+    others = [item for item in found if item.step != coming.step]
+    return sorted([*others, coming], key=lambda item: item.step)
+
+
+def _warn_of_one_process(dialog: Dialog, layout: Layout) -> None:
+    if layout.asked:
+        dialog.tell(
+            f"⚠️  Without a GPU accelerate starts one process, not {layout.asked}. Several on the"
+            " CPU:  --multi_gpu, with ACCELERATE_USE_CPU=true in the environment."
+        )
 
 
 def _warn(dialog: Dialog, found: Iterable[Finding]) -> None:
