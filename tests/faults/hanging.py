@@ -24,7 +24,7 @@ from faults.bench import last_logged
 from faults.kills import PATIENCE, Chain, Ended, kill
 from faults.results import Try
 from leviathan_train.checkpoints import store
-from leviathan_train.run.folder import Run
+from leviathan_train.run.folder import TRAINING_ROOT, Run
 from support.demo import ROOT
 from support.driver import LEVIATHAN, Started
 
@@ -206,7 +206,7 @@ def commands(folder: Path) -> list[Try]:
     config = place / "other/config.yaml"
     with mount(place / "network disk") as made:
         hung = places.make_run(made.path / "hung")
-        other = places.make_run(place / "other/work/training/other")
+        other = places.make_run(place / "other" / TRAINING_ROOT / "other")
         config.write_text(yaml.safe_dump({"base_model": "x", "output_dir": str(hung.path)}))
         env = os.environ | {"XDG_STATE_HOME": str(place / "state")}
         for run in (hung, other):

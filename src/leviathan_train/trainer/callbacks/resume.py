@@ -97,7 +97,7 @@ class ResumeCallback(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         loop.first_step = state.global_step
         if loop.process.rank == 0 and not loop.process.session.launch.cli:
-            self._leave_branch(state.global_step)
+            _leave_branch(loop, state.global_step)
         listener.last_step = state.global_step or None
         listener.tell(step=state.global_step, max_steps=state.max_steps, epoch=state.epoch)
         if loop.process.rank == 0:
@@ -109,17 +109,6 @@ class ResumeCallback(TrainerCallback):
         if loop.resumed_seal and loop.resumed_seal.trainer.get("evaluation_owed"):
             self._make_up_evaluation()
         loop.began = loop.saved_at = time.monotonic()
-
-    def _leave_branch(self, step: int) -> None:
-        """Set aside what is newer in the run, as the command line does before it starts one."""
-        run = self.loop.process.run
-        resumed = self.loop.resumed
-        ours = resumed is not None and resumed.resolve().parent == run.path.resolve()
-        found = store.scan(run, store.Read.NOTHING)
-        left = [item for item in found if not ours or item.step > step]
-        with contextlib.suppress(OSError):
-            if aside := set_aside(run, left):
-                self.loop.process.say(f"Set aside in {aside}: what was trained beyond step {step}")
 
     def _meet(self) -> None:
         """See that all ranks are of one session: each machine's command looks for it by itself.
@@ -240,6 +229,18 @@ class ResumeCallback(TrainerCallback):
         at_the_end = state.global_step >= state.max_steps
         if at_the_end and resumed and loop.checkpoint.resolve() == resumed.resolve():
             self.writer.save_log_again()
+
+
+def _leave_branch(loop: Loop, step: int) -> None:
+    """Set aside what is newer in the run, as the command line does before it starts one."""
+    run, resumed, say = loop.process.run, loop.resumed, loop.process.say
+    ours = resumed is not None and resumed.resolve().parent == run.path.resolve()
+    found = store.scan(run, store.Read.NOTHING)
+    try:
+        if aside := set_aside(run, [item for item in found if not ours or item.step > step]):
+            say(f"Set aside in {aside}: what was trained beyond step {step}")
+    except OSError as error:
+        say(f"⚠️  What was trained beyond step {step} could not be set aside: {error}")
 
 
 def _why_other_rows(found: rows.Rows, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
