@@ -47,3 +47,26 @@ def test_a_training_keeps_the_k_best_and_what_a_cleanup_stripped(
     left = {item.step: item.state for item in checkpoints.scan(run)}
     assert {step for step, state in left.items() if state == "weights"} == {1, 2, 3}
     assert {step for step, state in left.items() if state == "intact"} == {9, *best}
+
+
+def test_the_k_best_are_by_the_metric_of_the_config(
+    forge: Forge, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    named = {"metric_for_best_model": "loss", "greater_is_better": True}  # so the worst are best
+    done = forge.must_train(
+        make_config(
+            tmp_path,
+            **named,
+            save_steps=1,
+            eval_steps=1,
+            lr_scheduler="constant",
+            max_steps=7,
+            save_total_limit=1,
+            leviathan_keep_best=2,
+        )
+    )
+    losses = done.logged("eval_loss")
+    best = sorted(losses, key=lambda step: -losses[step])[:2]
+    found = checkpoints.scan(Run(tmp_path / "run"))
+    assert {item.step for item in found} == {7, *best}
+    assert [item.step for item in checkpoints.ranked(found)][:2] == best

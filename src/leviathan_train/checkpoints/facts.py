@@ -16,6 +16,8 @@ class Facts:
         eval_loss: that of the last evaluation, made at `eval_step`, at this step or before.
         best_eval_loss: the lowest of all evaluations so far.
         best_step: the step that transformers tracks as best, by `best_metric`.
+        metric: what the config's `metric_for_best_model` names, as it is logged.
+        metric_value: its value at the last evaluation.
     """
 
     step: int
@@ -30,6 +32,8 @@ class Facts:
     metric: str | None = None
     eval_step: int | None = None
     best_eval_loss: float | None = None
+    metric_value: float | None = None
+    greater_is_better: bool = False
 
     @classmethod
     def from_json(cls, value: Any) -> Facts:
@@ -51,11 +55,20 @@ class Facts:
 _FACTS: Mapping[str, str] = {item.name: str(item.type) for item in fields(Facts)}
 
 
-def facts_of(state: Mapping[str, Any]) -> Facts:
-    """The facts that a trainer's state (as a mapping) holds."""
+def facts_of(
+    state: Mapping[str, Any], metric: str | None = None, *, greater_is_better: bool = False
+) -> Facts:
+    """The facts that a trainer's state (as a mapping) holds.
+
+    Args:
+        metric: `metric_for_best_model`, which the state does not name; with or without `eval_`,
+            as in transformers.
+    """
+    if metric is not None:
+        metric = f"eval_{metric.removeprefix('eval_')}"
     history = [entry for entry in state.get("log_history") or [] if isinstance(entry, dict)]
-    evaluated = [entry for entry in history if "eval_loss" in entry]
-    losses = [loss for entry in evaluated if (loss := finite(entry["eval_loss"])) is not None]
+    evaluated = [entry for entry in history if "eval_loss" in entry or metric in entry]
+    losses = [loss for e in evaluated if (loss := finite(e.get("eval_loss"))) is not None]
 
     def last(key: str) -> float | None:
         return next((finite(entry[key]) for entry in reversed(history) if key in entry), None)
@@ -72,6 +85,9 @@ def facts_of(state: Mapping[str, Any]) -> Facts:
         best_metric=finite(state.get("best_metric")),
         eval_step=_whole(evaluated[-1].get("step")) if evaluated else None,
         best_eval_loss=min(losses, default=None),
+        metric=metric,
+        metric_value=finite(evaluated[-1].get(metric)) if metric and evaluated else None,
+        greater_is_better=greater_is_better,
     )
 
 
@@ -95,6 +111,7 @@ def _text(value: Any) -> str | None:
 
 
 _TYPED: Mapping[str, Callable[[Any], Any]] = {
+    "bool": lambda value: value is True,
     "int": _whole,
     "int | None": _whole,
     "float | None": finite,

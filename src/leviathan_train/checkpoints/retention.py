@@ -133,9 +133,13 @@ def _leaving(checkpoint: Checkpoint, policy: Policy) -> Item:
 
 def _why_best(checkpoint: Checkpoint, best: Sequence[Checkpoint]) -> str:
     word = "best" if checkpoint == best[0] else f"one of the best {len(best)}"
-    loss, at = checkpoint.facts.eval_loss, checkpoint.facts.eval_step
+    facts = checkpoint.facts
+    name, value = facts.metric, facts.metric_value
+    if name is None or value is None:
+        name, value = "eval loss", facts.eval_loss
+    at = facts.eval_step
     there = "" if at in (None, checkpoint.step) else f" at step {at}, the last before it"
-    return word if loss is None else f"{word} (eval loss {loss:.4g}{there})"
+    return word if value is None else f"{word} ({name} {value:.4g}{there})"
 
 
 def in_use(

@@ -239,28 +239,33 @@ def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
 def ranked(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The intact checkpoints by their metric, the best first: the config's own, else eval loss.
 
-    The one that transformers itself tracks as best, as the newest knows it, comes first; of the
-    others no value of another metric is known, so that they follow by their eval loss. Of
-    several that know of the same evaluation, only the one nearest to it is ranked.
+    The one that transformers itself tracks as best, as the newest knows it, comes first. Those
+    whose value of the newest one's metric is not known (made without the plugin, or by another
+    metric) come last, by their eval loss. Of several that know of the same evaluation, only the
+    one nearest to it is ranked.
     """
     intact = [found for found in checkpoints if found.intact]
-    tracked = intact[-1].facts.best_step if intact else None
-    first = [found for found in intact if tracked is not None and found.step == tracked]
+    if not intact:
+        return []
+    newest = intact[-1].facts
+    first = [found for found in intact if found.step == newest.best_step]
 
-    def order(found: Checkpoint) -> tuple[float, int, int]:
+    def order(found: Checkpoint) -> tuple[bool, float, int, int] | None:
         facts = found.facts
-        assert facts.eval_loss is not None
+        value, is_other = facts.eval_loss, newest.metric is not None
+        if newest.metric == facts.metric and facts.metric_value is not None:
+            value, is_other = facts.metric_value, False
+            value = -value if newest.greater_is_better else value
+        if value is None or facts.eval_step == 0:  # of the base model, whoever bears it
+            return None
         since = 0 if facts.eval_step is None else found.step - facts.eval_step
-        return facts.eval_loss, since, -found.step
+        return is_other, value, since, -found.step
 
-    judged = sorted(
-        # An evaluation at step 0 is of the base model, whoever bears it.
-        (one for one in intact if one.facts.eval_loss is not None and one.facts.eval_step != 0),
-        key=order,
-    )
+    judged = [(key, found) for found in intact if (key := order(found))]
+    judged.sort(key=lambda pair: pair[0])
     known: set[tuple[int | None, float | None]] = set()
     rest = []
-    for found in [*first, *judged]:
+    for found in [*first, *(one for _, one in judged)]:
         evaluation = (found.facts.eval_step, found.facts.eval_loss)
         if evaluation not in known or found.facts.eval_step is None:
             rest.append(found)

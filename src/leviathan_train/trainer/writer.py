@@ -159,9 +159,13 @@ class CheckpointWriter:
             return None
 
     def _seal(self, known: list[tuple[list[float], dict[str, str] | None]]) -> Seal:
-        loop = self.loop
+        loop, args = self.loop, self.loop.trainer.args
         return Seal(
-            facts=store.facts_of(vars(loop.trainer.state)),
+            facts=store.facts_of(
+                vars(loop.trainer.state),
+                args.metric_for_best_model,
+                greater_is_better=bool(args.greater_is_better),
+            ),
             time=time.time(),
             seconds_trained=loop.seconds_trained,
             world_size=loop.process.world_size,

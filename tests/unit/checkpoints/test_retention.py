@@ -21,6 +21,7 @@ from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.index import State
 from leviathan_train.checkpoints.retention import Policy, plan
+from leviathan_train.checkpoints.seal import facts_of
 from leviathan_train.checkpoints.store import Checkpoint, Facts
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
@@ -152,6 +153,29 @@ def test_the_k_best_are_of_k_evaluations() -> None:
         500: "one of the best 4 (eval loss 0.8)",
         600: "latest",
     }
+
+
+def test_the_k_best_are_by_the_metric_of_the_config() -> None:
+    right = "rewards/accuracies"
+    found = []
+    for step, loss, value in ((100, 0.1, 0.2), (200, 0.2, 0.9), (300, 0.3, 0.7), (400, 0.4, 0.1)):
+        log = {"step": step, "eval_loss": loss, f"eval_{right}": value}
+        state = {"global_step": step, "log_history": [log], "best_global_step": min(step, 200)}
+        facts = facts_of(state, right, greater_is_better=True)
+        found.append(replace(checkpoint(step), facts=facts))
+    found.append(checkpoint(50, 0.01))  # made without the plugin
+    told = {one.checkpoint.step: one.reasons[0] for one in plan(found, Policy(1, keep_best=2))}
+    assert told == {
+        50: "older than the newest",
+        100: "older than the newest",
+        200: "best (eval_rewards/accuracies 0.9)",
+        300: "one of the best 2 (eval_rewards/accuracies 0.7)",
+        400: "latest",
+    }
+    best = Facts.from_json(asdict(found[1].facts))
+    assert (best.metric_value, best.greater_is_better) == (0.9, True)
+    tracked = [replace(one, facts=replace(one.facts, best_step=None)) for one in found]
+    assert [one.step for one in checkpoints.ranked(tracked[:4])] == [200, 300, 100, 400]
 
 
 @pytest.mark.parametrize("keep", [0, -1])
