@@ -69,7 +69,7 @@ def _none_left(config: Config, counts: Sequence[tuple[str, int]]) -> Iterator[Da
     if is_known and isinstance(held, int) and held > 1 and total <= held:
         there = count(total, "row")
         yield DataError(
-            f"{config.path}: val_set_size: {held} leaves none to train on of {there}.",
+            f"{config.at('val_set_size')}: {held} leaves none to train on of {there}.",
             "Lower it, or give a share such as 0.05.",
         )
 
@@ -150,7 +150,7 @@ def _check_columns(
         hint = "Separate the cells by commas."
     plural = "s" if len(want.columns) > 1 else ""
     raise DataError(
-        f"{config.path}: {source.key}: type: {want.label} wants the column{plural}"
+        f"{config.at(source.key)}: type: {want.label} wants the column{plural}"
         f" {' and '.join(want.columns)}; {source.file} has {names}.",
         hint,
     )

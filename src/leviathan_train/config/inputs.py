@@ -31,13 +31,13 @@ def input_faults(config: Config) -> Iterator[UsageError]:
     for key in ("datasets", "test_datasets"):
         if not isinstance(config.values.get(key) or [], list):
             yield UsageError(
-                f"{config.path}: {key} is not a list.",
+                f"{config.at(key)} is not a list.",
                 f"Write  {key}: [{{path: data.jsonl, ds_type: json, type: alpaca}}]",
             )
     for key, path in local_datasets(config):
         if not path.exists() and not glob.glob(str(path)):
             yield UsageError(
-                f"{config.path}: {key}: {path} does not exist.",
+                f"{config.at(key)}: {path} does not exist.",
                 _similar_file(path) or "Correct the path, or put the data there.",
             )
     if not config.values.get("datasets") and not config.values.get("pretraining_dataset"):
@@ -68,7 +68,7 @@ def _check_base(config: Config) -> None:
         folder = Path(str(base)).expanduser()
         if not folder.exists():
             raise UsageError(
-                f"{config.path}: base_model {base} does not exist.",
+                f"{config.at('base_model')} {base} does not exist.",
                 _similar_file(folder)
                 or "Correct the path, or name a model of the hub such as Qwen/Qwen3-8B.",
             )
@@ -76,8 +76,8 @@ def _check_base(config: Config) -> None:
             _check_base_files(config, folder)
     elif is_on(os.environ.get("HF_HUB_OFFLINE")) and model_folder(str(base)) is None:
         raise UsageError(
-            f"{config.path}: base_model {base} is neither a folder nor in the hub's cache,"
-            " and HF_HUB_OFFLINE forbids downloading it.",
+            f"{config.at('base_model')} {base} is neither a folder nor in the hub's"
+            " cache, and HF_HUB_OFFLINE forbids downloading it.",
             "Unset HF_HUB_OFFLINE, or name the folder of a model.",
         )
 
@@ -88,7 +88,7 @@ def _check_base_files(config: Config, folder: Path) -> None:
     Raises:
         UsageError: naming what is missing.
     """
-    where = f"{config.path}: base_model {folder}"
+    where = f"{config.at('base_model')} {folder}"
     again = "Copy the whole model there, or name another folder."
     if not folder.is_dir():
         raise UsageError(f"{where} is a file.", "Name the folder of the model.")

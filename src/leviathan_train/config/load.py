@@ -70,6 +70,12 @@ class Config:
         plugins = [name.replace(":", ".") for name in plugins]
         return plugins if PLUGIN in plugins else [*plugins, PLUGIN]
 
+    def at(self, key: str) -> str:
+        """What begins with a key, behind where that was given: `--set`, or else the file."""
+        given = {name.split(".")[0] for name in self.overrides}
+        name = re.split(r"\W", key)[0]
+        return f"{'--set' if name in given else self.path}: {key}"
+
     @property
     def prepared_path(self) -> Path:
         """Where Axolotl keeps the tokenised rows."""
@@ -156,13 +162,13 @@ def _check_shape(config: Config) -> None:
     plugins = config.values.get("plugins")
     if not isinstance(plugins, str | list | None):
         raise UsageError(
-            f"{config.path}: plugins is not a list.",
+            f"{config.at('plugins')} is not a list.",
             f"Write  plugins: [{PLUGIN}]  or leave it out.",
         )
     for key in ("base_model", "adapter", "optimizer", "lr_scheduler"):
         if isinstance(config.values.get(key), list | Mapping):
             raise UsageError(
-                f"{config.path}: {key} is not a name.", "Give one name, without [ ] or { }."
+                f"{config.at(key)} is not a name.", "Give one name, without [ ] or { }."
             )
 
 

@@ -78,9 +78,10 @@ def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change], type
     refused = [change for change in found if change.effect is Effect.REFUSED]
     if refused:
         first = refused[0]
+        keys = ", ".join(change.key for change in refused)
         raise UsageError(
-            f"{config.path}: {', '.join(change.key for change in refused)} must stay as in"
-            f" {checkpoint.name} ({first.key} was {first.old}): {first.why}.",
+            f"{config.at(keys)} must stay as in {checkpoint.name} ({first.key} was {first.old}):"
+            f" {first.why}.",
             f"Restore it, or start another run with:  {typed.again(*_another(config.output_dir))}"
             f"    or start over with:  {typed.again('--resume', 'never')}",
         )

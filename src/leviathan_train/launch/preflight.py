@@ -112,7 +112,7 @@ def settings(config: Config, *, has_gpu: bool, seconds: float | None = None) -> 
 
 def _pitfall(config: Config, one: Pitfall) -> Finding:
     level = Level.ERROR if one.fails else Level.WARNING
-    return Finding(level, Topic.CONFIG, f"{config.path}: {one.message}", one.hint)
+    return Finding(level, Topic.CONFIG, config.at(one.message), one.hint)
 
 
 def machine(

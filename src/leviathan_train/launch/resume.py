@@ -69,7 +69,7 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     if named is not None and not _has_gone_on_from(run, named, newest):
         if not named.is_dir():
             raise UsageError(
-                f"{config.path}: resume_from_checkpoint {named} does not exist.",
+                f"{config.at('resume_from_checkpoint')} {named} does not exist.",
                 f"See what there is:  leviathan checkpoints list {in_command(run)}",
             )
         offer = _named(run, checkpoints.select(run, str(named.absolute()), known), known)

@@ -15,7 +15,7 @@ from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
 from leviathan_train.jobs.validate import describe
 from leviathan_train.launch import preflight
-from leviathan_train.launch.findings import Finding, exit_status
+from leviathan_train.launch.findings import Finding, Level, exit_status
 from leviathan_train.launch.validation import Validation, validate
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Cause, End, Ending, Launch
@@ -252,6 +252,24 @@ def test_axolotl_itself_is_asked_in_a_child(
     assert any("--set: key foo" in line for line in wrong)
     assert any("lora_r: Input should be a valid integer" in line for line in wrong)
     assert any("trl.beta: Input should be a valid number" in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "base_model=./gone",
+        "val_set_size=1000",
+        "lora_model_dir=./gone",
+        "output_dir=~/run",
+        "datasets=[{path: gone.jsonl, type: alpaca}]",
+        "datasets=3",
+    ],
+)
+def test_what_is_wrong_with_a_set_value_names_the_option(
+    make_config: MakeConfig, tmp_path: Path, given: str
+) -> None:
+    told = [one.message for one in look(make_config(tmp_path), given) if one.level is Level.ERROR]
+    assert any(f"--set: {given.partition('=')[0]}" in line for line in told), told
 
 
 def test_where_the_terminal_has_no_signs_they_are_spelt(

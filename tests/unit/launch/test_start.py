@@ -186,6 +186,17 @@ def test_a_change_that_the_checkpoint_cannot_bear_is_refused_before_any_question
     assert not person.asked
 
 
+def test_a_refusal_names_where_the_value_was_given(config: Config) -> None:
+    add(config, 10)
+    set_so = load_config(config.path, ["lora_r=4"])
+    with pytest.raises(UsageError, match=r"^--set: lora_r must stay as in checkpoint-10"):
+        Starter(set_so, options(), Scripted()).plan()
+    other = load_config(config.path, ["seed=1"])
+    add(config, 20, lora_r=4)
+    with pytest.raises(UsageError, match=rf"^{config.path}: lora_r must stay"):
+        Starter(other, options(), Scripted()).plan()
+
+
 def test_a_change_of_the_order_is_asked_about(config: Config) -> None:
     add(config, 10, seed=7)
     person = Scripted()
@@ -327,8 +338,10 @@ def test_a_disk_that_will_be_full_later_is_told_and_does_not_stop_a_start(
 ) -> None:
     config.values["output_dir"] = str(small_disk / "run")  # type: ignore[index]
     add(config, 10)
+    saved = Run(config.output_dir).checkpoint(10)
+    room = int(2.5 * sum(file.stat().st_size for file in saved.iterdir()))
     with (small_disk / "ballast").open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, (files.free_bytes(small_disk) or 0) - 40960)
+        os.posix_fallocate(stream.fileno(), 0, (files.free_bytes(small_disk) or 0) - room)
     person = Scripted()
     assert Starter(config, options(), person).plan()
     assert [line for line in person.heard if "the disk would be full at step 36" in line]
