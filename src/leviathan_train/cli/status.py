@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from leviathan_train.cli.options import as_json, find_run, run_argument
+from leviathan_train.errors import UsageError
 from leviathan_train.launch import activity
 from leviathan_train.ui import text, values
 
@@ -18,8 +19,10 @@ def status(run: str | None, watch: bool, json: bool) -> None:
 
     Example:  leviathan status --watch
     """
+    if watch and json:
+        raise UsageError("--watch and --json cannot be combined.", "Use one of them.")
     found = find_run(run, quiet=True, live=True, told=not (json or watch))
-    if watch and not json:
+    if watch:
         from leviathan_train.ui.dashboard.watch import watch as watch_live
 
         watch_live(found)

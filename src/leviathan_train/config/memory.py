@@ -128,6 +128,12 @@ def linear_modules(config: Config) -> list[str]:
     return [name.removesuffix(".weight") for name in found]
 
 
+def modules(config: Config) -> set[str]:
+    """Names of all modules of the base model that hold weights, as `linear_modules`."""
+    base = _base(config)
+    return set() if isinstance(base, str) else {name.rpartition(".")[0] for name in base.tensors}
+
+
 def _is_half(values: Mapping[str, Any]) -> bool:
     """Whether the model is loaded in 16 bits (axolotl, utils/config/__init__.py).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from pathlib import Path
 from leviathan_train.config.base_model import is_local, model_folder
 from leviathan_train.config.inputs import is_data_file
 from leviathan_train.config.load import Config, entries, normalise
-from leviathan_train.config.memory import linear_modules
+from leviathan_train.config.memory import linear_modules, modules
 from leviathan_train.config.requirements import is_on
 from leviathan_train.system.files import read_object
 
+_LAYER = re.compile(r"\D*\.(\d+)\.")
 _PATHS = (
     "base_model",
     "base_model_config",
@@ -43,6 +45,8 @@ class Pitfall:
 def pitfalls(config: Config) -> Iterator[Pitfall]:
     """What can be seen of a config and its base model without reading rows."""
     yield from _targets(config)
+    yield from _saved_modules(config)
+    yield from _layers(config)
     yield from _entries(config)
     yield from _paths(config)
     yield from _length(config)
@@ -70,22 +74,63 @@ def _targets(config: Config) -> Iterator[Pitfall]:
     named = config.values.get("lora_target_modules")
     if not isinstance(named, list) or is_on(config.values.get("lora_target_linear")):
         return
-    modules = linear_modules(config)
-    known = sorted({module.rpartition(".")[2] for module in modules})
+    linear = linear_modules(config)
+    known = sorted({module.rpartition(".")[2] for module in linear})
     strange = [
         str(name)
         for name in named
-        if not any(f".{module}".endswith(f".{name}") for module in modules)
+        if not any(f".{module}".endswith(f".{name}") for module in linear)
     ]
-    if not modules or not strange:
+    if not linear or not strange:
         return
     none = len(strange) == len(named)
     yield Pitfall(
         f"lora_target_modules: the base model has no {', '.join(strange)}.",
         f"It has:  {', '.join(known[:12])}",
         # Embedding and head are modules too, which are not looked at here.
-        fails=none and not any(part in name for name in strange for part in ("embed", "head")),
+        fails=none and not any(_may_be_tied(name) for name in strange),
     )
+
+
+def _may_be_tied(name: str) -> bool:
+    """Whether a module may be there without a tensor of its own in the file."""
+    return "embed" in name or "head" in name
+
+
+def _saved_modules(config: Config) -> Iterator[Pitfall]:
+    """Names of `lora_modules_to_save` that peft passes over (utils/other.py, `_set_trainable`)."""
+    named = config.values.get("lora_modules_to_save")
+    if not isinstance(named, list) or not config.values.get("adapter"):
+        return
+    known = modules(config)
+    strange = [
+        name
+        for name in map(str, named)
+        if not _may_be_tied(name) and not any(module.endswith(name) for module in known)
+    ]
+    if known and strange:
+        yield Pitfall(
+            f"lora_modules_to_save: the base model has no {', '.join(strange)}: it is passed over.",
+            f"It has:  {', '.join(sorted({one.rpartition('.')[2] for one in known})[:12])}",
+            fails=False,
+        )
+
+
+def _layers(config: Config) -> Iterator[Pitfall]:
+    """Numbers in `peft_layers_to_transform` that the base model does not have."""
+    named = config.values.get("peft_layers_to_transform")
+    if not isinstance(named, list) or not config.values.get("adapter"):
+        return
+    found = (_LAYER.match(module) for module in modules(config))
+    there = {int(match[1]) for match in found if match}
+    strange = [number for item in named if (number := normalise(item)) not in there]
+    if there and strange:
+        yield Pitfall(
+            "peft_layers_to_transform: the base model has no layer"
+            f" {', '.join(map(str, strange))}; its last is {max(there)}.",
+            f"Name layers from 0 to {max(there)}.",
+            fails=len(strange) == len(named),
+        )
 
 
 def _entries(config: Config) -> Iterator[Pitfall]:

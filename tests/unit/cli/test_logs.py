@@ -55,12 +55,13 @@ def test_what_is_missing_is_told_in_a_line(
 ) -> None:
     session.log.unlink()
     for words, told in [
-        (["demo"], "demo has no log"),
-        (["demo", "--follow"], "demo has no log"),
-        (["demo", "--follow", "--json"], "cannot be combined"),
-        (["dem"], "Did you mean demo?"),
+        (["logs", "demo"], "demo has no log"),
+        (["logs", "demo", "--follow"], "demo has no log"),
+        (["logs", "demo", "--follow", "--json"], "cannot be combined"),
+        (["status", "demo", "--watch", "--json"], "cannot be combined"),
+        (["logs", "dem"], "Did you mean demo?"),
     ]:
-        done = leviathan("logs", *words, cwd=tmp_path, env=env, check=2)
+        done = leviathan(*words, cwd=tmp_path, env=env, check=2)
         assert told in done.stderr and len(done.stderr.splitlines()) <= 2
         assert not done.stdout
 

@@ -36,7 +36,16 @@ def found(folder: Path, base: Path, **values: Any) -> list[Pitfall]:
 def test_a_good_config_has_none(tmp_path: Path, base: Path) -> None:
     entry = {"split": "train[:10%]", "shards": 2, "shards_idx": 1}
     targets = ["q_proj", "mlp.down_proj"]
-    assert not found(tmp_path, base, entry=entry, lora_target_modules=targets, sequence_len=4096)
+    assert not found(
+        tmp_path,
+        base,
+        entry=entry,
+        adapter="lora",
+        lora_target_modules=targets,
+        lora_modules_to_save=["embed_tokens", "lm_head", "norm"],
+        peft_layers_to_transform=[0],
+        sequence_len=4096,
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,6 +54,9 @@ def test_a_good_config_has_none(tmp_path: Path, base: Path) -> None:
         ({"lora_target_modules": ["query_key_value"]}, True, "has no query_key_value"),
         ({"lora_target_modules": ["q_proj", "c_attn"]}, False, "has no c_attn"),
         ({"lora_target_modules": ["embed_tokens"]}, False, "has no embed_tokens"),
+        ({"adapter": "lora", "lora_modules_to_save": ["gone", "lm_head"]}, False, "has no gone:"),
+        ({"adapter": "lora", "peft_layers_to_transform": [99]}, True, "layer 99; its last is 0"),
+        ({"adapter": "lora", "peft_layers_to_transform": [0, 1]}, False, "no layer 1; its last"),
         ({"entry": {"split": "test"}}, True, "no splits but train"),
         ({"entry": {"shards": 2, "shards_idx": 2}}, True, "the last is 1"),
         ({"lora_model_dir": "./nowhere"}, True, "lora_model_dir: ./nowhere does not exist"),

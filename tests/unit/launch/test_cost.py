@@ -12,7 +12,7 @@ from leviathan_train.config.survey import Fault, Survey
 from leviathan_train.errors import UsageError
 from leviathan_train.launch import cost
 from leviathan_train.launch.disk import speed_of
-from leviathan_train.launch.findings import Finding, exit_status
+from leviathan_train.launch.findings import Finding, Level, exit_status
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import Launch, Status
 from leviathan_train.system.files import write_json
@@ -211,8 +211,15 @@ def test_rows_without_a_fault_are_one_line() -> None:
     assert found.message == "1,000 rows: none is too long, without an answer, or twice."
 
 
-def test_rows_that_could_not_be_judged_say_why() -> None:
-    (found,) = told(seen(unknown="OSError: no tokenizer"))
-    assert "1,000 rows counted; which are too long is not known: OSError: no tokenizer" in (
-        found.message
+def test_rows_that_could_not_be_judged_say_why(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    unknown = "OSError: no tokenizer."
+    (found,) = told(seen(unknown=unknown), base_model=str(tmp_path))
+    assert found.level is Level.WARNING
+    assert found.message == (
+        "1,000 rows counted; which are too long is not known: OSError: no tokenizer."
     )
+    (found,) = told(seen(unknown=unknown), base_model="./gone")
+    assert found.level is Level.OK
+    assert found.message.endswith("is not known: base_model ./gone is not on this machine.")
+    assert told(seen(0, unknown=unknown), base_model="./gone") == []
