@@ -9,7 +9,7 @@ from typing import Any
 
 from leviathan_train.config import schema as schemas
 from leviathan_train.config.lines import KeyPath, Places, places, shown
-from leviathan_train.config.load import Config, nearest
+from leviathan_train.config.load import PLUGIN, Config, nearest
 from leviathan_train.config.schema import Node, Schema
 from leviathan_train.config.values import wrong_values
 
@@ -38,6 +38,7 @@ _FOREIGN = {
     "target_modules": "lora_target_modules",
     "train_on_split": "split",
 }
+_BUNDLED = "axolotl.integrations."
 
 
 class Kind(Enum):
@@ -47,6 +48,7 @@ class Kind(Enum):
     MAYBE_OF_PLUGIN = "maybe of a plugin"
     TWICE = "twice"
     VALUE = "value"
+    PLUGIN = "plugin"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def problems(config: Config, tell: Callable[[str], None] = lambda line: None) ->
     schema = schemas.ask(config.plugins, tell)
     at = places(config.path)
     found = [*_unknown(config, schema, at), *_twice(config, at), *_wrong(config, schema, at)]
+    found += _plugins(config, schema, at)
     return sorted(found, key=lambda problem: (problem.line is None, problem.line or 0))
 
 
@@ -97,7 +100,7 @@ def _unknown(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:
         if top and owner:
             why = "would be dropped: the plugin that knows it is not named"
             hint = f"Add to plugins:  {owner}"
-        elif top and schema.has_failed_plugins:
+        elif top and schema.failed:
             why = "is unknown to Axolotl, unless one of the plugins brings it"
             kind = Kind.MAYBE_OF_PLUGIN
         where, line = _place(config, at, path)
@@ -114,6 +117,17 @@ def _twice(config: Config, at: Places) -> Iterator[Problem]:
             " last one counts."
         )
         yield Problem(Kind.TWICE, shown(path), lines[-1], message, "Remove all but one.")
+
+
+def _plugins(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:
+    """The plugins that cannot be loaded: Axolotl ends, or trains without them."""
+    for plugin, why in schema.failed.items():
+        where, line = _place(config, at, ("plugins", config.plugins.index(plugin)))
+        message = f"{where}: plugins: {plugin} cannot be loaded: {why}."
+        known = {name.removeprefix(_BUNDLED): name for name in [*schema.bundled, PLUGIN]}
+        close = nearest(plugin.removeprefix(_BUNDLED), known)
+        hint = f"Did you mean {known[close]}?" if close else "Install it, or correct its name."
+        yield Problem(Kind.PLUGIN, "plugins", line, message, hint)
 
 
 def _wrong(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:

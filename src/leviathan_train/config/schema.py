@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train import __version__
+from leviathan_train.config.load import PLUGIN
 from leviathan_train.errors import LeviathanError
 from leviathan_train.system import places
 from leviathan_train.system.files import read_object, write_text
@@ -50,17 +52,19 @@ class Schema:
 
     Attributes:
         keys: each key that counts, with its type.
-        others: the bundled plugins that the config does not name.
+        bundled: the full names of the plugins that come with Axolotl.
+        others: those of them that the config does not name.
         is_complete: no plugin of others may change a value before it is judged.
-        has_failed_plugins: a plugin could not be loaded, so its keys are not among them.
+        failed: the plugins that cannot be loaded, so that their keys are not among them, and why.
         choices: the names that a text key may hold, where its type is any text.
         strategies: the prompt strategies; by `rl`, "" for supervised fine-tuning.
     """
 
     keys: Mapping[str, Node]
+    bundled: Sequence[str]
     others: Sequence[Bundled]
     is_complete: bool
-    has_failed_plugins: bool
+    failed: Mapping[str, str]
     choices: Mapping[str, Sequence[str]]
     strategies: Mapping[str, Sequence[str]]
 
@@ -79,10 +83,12 @@ def ask(plugins: Iterable[str], tell: Callable[[str], None] = lambda line: None)
     """
     ours = {"leviathan_train", *_bundled_folders()}
     named = [name.replace(":", ".") for name in plugins]  # one name, for axolotl 0.21
-    strangers = sorted({name for name in named if bundled_folder(name) not in ours})
+    failed = {name: why for name in named if (why := _missing(name))}
+    strangers = sorted({name for name in named if bundled_folder(name) not in ours} - failed.keys())
     document = _document(tuple(strangers), tell)
     chosen = {bundled_folder(name) for name in named}
     bundled = {folder: Bundled(**entry) for folder, entry in document["bundled"].items()}
+    failed |= {name: of["error"] for name, of in document["named"].items() if "error" in of}
     keys = dict(document["keys"])
     for folder in chosen & bundled.keys():
         keys = {**bundled[folder].keys, **keys}
@@ -90,9 +96,10 @@ def ask(plugins: Iterable[str], tell: Callable[[str], None] = lambda line: None)
         keys = {**entry.get("keys", {}), **keys}
     return Schema(
         keys=keys,
+        bundled=[plugin.name for plugin in bundled.values()],
         others=[plugin for folder, plugin in bundled.items() if folder not in chosen],
-        is_complete=not strangers,
-        has_failed_plugins=any("error" in entry for entry in document["named"].values()),
+        is_complete=not strangers and not failed,
+        failed=failed,
         choices=document["choices"],
         strategies=document["strategies"],
     )
@@ -134,6 +141,25 @@ def bundled_folder(plugin: str) -> str:
     return plugin.removeprefix("axolotl.integrations.").split(".")[0]
 
 
+def _missing(plugin: str) -> str:
+    """What a plugin's name names that is not there, as its files tell; empty if all is."""
+    module, _, name = plugin.rpartition(".")
+    if not module:
+        return "it is no MODULE.CLASS"
+    if module.startswith("leviathan_train"):
+        return "" if plugin == PLUGIN else f"leviathan_train has only {PLUGIN}"
+    package, part = _package("axolotl"), bundled_folder(plugin)
+    inside = package / "integrations" / part if package else None
+    if inside is None or not inside.is_dir():
+        is_there = inside is not None and inside.with_suffix(".py").is_file()
+        if not module.startswith("axolotl.integrations."):
+            is_there = is_there or _find(module.split(".")[0]) is not None
+        return "" if is_there else f"there is no {module}"
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    texts = (file.read_text("utf-8", "replace") for file in inside.rglob("*.py"))
+    return "" if any(map(word.search, texts)) else f"axolotl.integrations.{part} has no {name}"
+
+
 def _package(name: str) -> Path | None:
     """The folder of an installed top-level package, which is not imported."""
     spec = importlib.util.find_spec(name)
@@ -157,6 +183,8 @@ def _document(strangers: Sequence[str], tell: Callable[[str], None]) -> dict[str
         return dict(kept["answer"])
     tell("Asking Axolotl which keys it knows: some seconds, once for each version of it.")
     answer = _run_job(strangers)
+    if any("error" in entry for entry in answer["named"].values()):
+        return answer  # what the plugin lacks may be there at the next start
     with contextlib.suppress(OSError):
         write_text(file, json.dumps({"state": state, "answer": answer}))
         for old in sorted(file.parent.glob("*.json"), key=lambda one: -one.stat().st_mtime)[KEPT:]:
@@ -193,8 +221,7 @@ def _state(strangers: Sequence[str]) -> list[Any]:
 def _modules_of(plugin: str) -> list[Path]:
     """The files of a plugin's package, whose keys may stand in any of them."""
     parts = plugin.split(".")[:-1]
-    path = [os.getcwd(), *sys.path]  # as `python -m axolotl.cli.train` looks for it
-    spec = importlib.machinery.PathFinder.find_spec(parts[0], path) if parts else None
+    spec = _find(parts[0])
     if spec is None:
         return []
     found = [Path(spec.origin)] if spec.origin else []
@@ -203,6 +230,11 @@ def _modules_of(plugin: str) -> list[Path]:
         found += sorted(folder.glob("*.py"))
         folder /= part
     return found
+
+
+def _find(name: str) -> importlib.machinery.ModuleSpec | None:
+    """A top-level module as `python -m axolotl.cli.train` looks for it."""
+    return importlib.machinery.PathFinder.find_spec(name, [os.getcwd(), *sys.path])
 
 
 def _run_job(strangers: Sequence[str]) -> dict[str, Any]:

@@ -106,8 +106,25 @@ def test_a_key_of_a_bundled_plugin_needs_the_plugin() -> None:
 
 
 def test_beside_a_plugin_that_cannot_be_loaded_a_top_level_key_cannot_be_judged() -> None:
-    top, nested = of(plugins=["other.Plugin"], xyzzy=1, trl={"xyzzy": 1})
+    top, nested, _ = of(plugins=["other.Plugin"], xyzzy=1, trl={"xyzzy": 1})
     assert (top.kind, nested.kind) == (Kind.MAYBE_OF_PLUGIN, Kind.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "hint"),
+    [
+        ("axolotl.integrations.liger.LigrPlugin", "axolotl.integrations.liger.LigerPlugin?"),
+        ("axolotl.integrations.ligr.LigerPlugin", "axolotl.integrations.liger.LigerPlugin?"),
+        ("ligr.LigerPlugin", "axolotl.integrations.liger.LigerPlugin?"),
+        ("leviathan.plugin.LeviathanPlugin", "leviathan_train.plugin.LeviathanPlugin?"),
+        ("axolotl.integrations.mine.Own", "Install it"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_told_with_what_was_meant(plugin: str, hint: str) -> None:
+    (found,) = of(plugins=[plugin])
+    assert (found.kind, found.may_pass) == (Kind.PLUGIN, True)
+    assert f"plugins: {plugin} cannot be loaded: " in found.message
+    assert hint in found.hint
 
 
 def test_the_line_is_told_or_the_option(tmp_path: Path) -> None:
@@ -144,7 +161,7 @@ def test_what_may_pass_is_said() -> None:
     assert typo.may_pass
     assert not wrong.may_pass
     beside_others = {"lora_alpha": "x", "plugins": ["other.Plugin"]}  # it may change the value
-    (wrong,) = problems(Config(Path("a.yaml"), beside_others))
+    wrong, _ = problems(Config(Path("a.yaml"), beside_others))
     assert wrong.may_pass
 
 

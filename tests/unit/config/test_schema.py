@@ -18,7 +18,9 @@ from leviathan_train.errors import LeviathanError
 ANSWER = {
     "axolotl": "0",
     "keys": {"lora_r": {"type": "int"}},
-    "bundled": {"liger": {"name": "axolotl.integrations.liger.L", "keys": {"liger_rope": {}}}},
+    "bundled": {
+        "liger": {"name": "axolotl.integrations.liger.LigerPlugin", "keys": {"liger_rope": {}}}
+    },
     "named": {},
     "choices": {},
     "strategies": {},
@@ -66,13 +68,17 @@ def test_axolotl_is_asked_once(store: Path) -> None:
     assert len(list(store.iterdir())) == 1
 
 
-def test_a_bundled_plugin_is_no_new_question(store: Path) -> None:
+def test_a_bundled_plugin_is_no_new_question(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "others.py").write_text("")
     told = Told()
     without = schema.ask([PLUGIN], told)
-    named = schema.ask([PLUGIN, "axolotl.integrations.liger:L"], told)
+    named = schema.ask([PLUGIN, "axolotl.integrations.liger:LigerPlugin"], told)
     assert len(told.lines) == 1
     assert "liger_rope" in named.keys.keys() - without.keys.keys()
-    assert [plugin.name for plugin in without.others] == ["axolotl.integrations.liger.L"]
+    assert [plugin.name for plugin in without.others] == ["axolotl.integrations.liger.LigerPlugin"]
     assert named.is_complete
     assert not schema.ask([PLUGIN, "others.Plugin"], told).is_complete
     assert len(told.lines) == 2
@@ -164,8 +170,42 @@ def test_the_keys_of_a_plugin_of_others_are_known(
     known = schema.ask([PLUGIN, "others_plugin.Plugin"])
     assert known.keys["other_key"] == {"type": "nullable", "schema": {"type": "int"}}
     assert not known.is_complete
-    assert not known.has_failed_plugins
-    assert schema.ask([PLUGIN, "nowhere.Plugin"]).has_failed_plugins
+    assert not known.failed
+
+
+@pytest.mark.parametrize(
+    ("plugin", "why"),
+    [
+        ("nowhere.Plugin", "there is no nowhere"),
+        ("Plugin", "it is no MODULE.CLASS"),
+        ("axolotl.integrations.ligr.LigerPlugin", "there is no axolotl.integrations.ligr"),
+        ("axolotl.integrations.liger.LigrPlugin", "axolotl.integrations.liger has no LigrPlugin"),
+        ("liger:LigrPlugin", "axolotl.integrations.liger has no LigrPlugin"),
+        ("leviathan_train.plugin.Plugin", f"leviathan_train has only {PLUGIN}"),
+        ("empty_plugin.Plugin", "AttributeError: module 'empty_plugin' has no attribute 'Plugin'"),
+        ("broken_plugin.Plugin", "ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_told_with_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty_plugin.py").write_text("")
+    (tmp_path / "broken_plugin.py").write_text("import nowhere")
+    known = schema.ask([PLUGIN, plugin])
+    assert known.failed == {plugin.replace(":", "."): why}
+    assert not known.is_complete
+
+
+def test_a_plugin_that_failed_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = OTHERS.format(key="late", module="late_plugin")
+    (tmp_path / "late_plugin.py").write_text(f"import late_dependency\n{own}")
+    assert schema.ask([PLUGIN, "late_plugin.Plugin"]).failed
+    (tmp_path / "late_dependency.py").write_text("")
+    assert not schema.ask([PLUGIN, "late_plugin.Plugin"]).failed
 
 
 def test_the_command_line_imports_no_pydantic_before_it_judges() -> None:
