@@ -24,6 +24,7 @@ from leviathan_train.checkpoints.seal import FaultError as FaultError
 from leviathan_train.checkpoints.seal import Seal as Seal
 from leviathan_train.checkpoints.seal import Stat
 from leviathan_train.checkpoints.seal import facts_of as facts_of
+from leviathan_train.config.load import nearest
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command, is_run
@@ -273,10 +274,15 @@ def ranked(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     return list(dict.fromkeys(rest))
 
 
-def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:
+def select(
+    run: Run, choice: str, checkpoints: list[Checkpoint], words: Sequence[str] = ("latest", "best")
+) -> Checkpoint:
     """The checkpoint meant by `latest`, `best`, a step, or its path, intact or not.
 
     The path of a run means the newest intact one in it.
+
+    Args:
+        words: what may be typed besides a step or a path, for the hint.
 
     Raises:
         UsageError: there is none such, with the reason.
@@ -314,10 +320,10 @@ def select(run: Run, choice: str, checkpoints: list[Checkpoint]) -> Checkpoint:
     if is_run(path):
         other = Run(path)
         return select(other, "latest", scan(other))
-    raise UsageError(
-        f"No checkpoint {choice!r}.",
-        "Name latest, best, a step, a folder checkpoint-<step>, or the folder of a run.",
-    )
+    close = nearest(choice, words)
+    names = f"{', '.join(words)}, a step, a folder checkpoint-<step>, or the folder of a run"
+    hint = f"Did you mean {close}?" if close else f"Name {names}."
+    raise UsageError(f"No checkpoint {choice!r}.", hint)
 
 
 def step_of(text: str) -> int | None:

@@ -39,10 +39,19 @@ class Seconds(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        seconds = super().convert(value, param, ctx)
-        if not math.isfinite(seconds):
-            self.fail(f"{value} is not a number of seconds.", param, ctx)
-        return float(seconds)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return float(super().convert(value, param, ctx))
+
+
+class Count(click.IntRange):
+    """A whole number within bounds, called so where it is none."""
+
+    name = "whole number"
 
 
 grace_option = click.option(

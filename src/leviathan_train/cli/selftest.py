@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from leviathan_train.cli.options import LaunchCommand, as_json, config_argument, sets_option, typed
+from leviathan_train.cli.options import (
+    Count,
+    LaunchCommand,
+    as_json,
+    config_argument,
+    sets_option,
+    typed,
+)
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.errors import DONE, FAILED
 from leviathan_train.launch import selftest as core
@@ -21,7 +28,7 @@ from leviathan_train.ui import text as render
 @config_argument
 @click.option(
     "--steps",
-    type=click.IntRange(min=8),
+    type=Count(min=8),
     default=20,
     show_default=True,
     metavar="N",

@@ -12,7 +12,14 @@ from pathlib import Path
 import click
 
 from leviathan_train.cli import complete
-from leviathan_train.cli.options import LaunchCommand, Seconds, config_argument, sets_option, typed
+from leviathan_train.cli.options import (
+    Count,
+    LaunchCommand,
+    Seconds,
+    config_argument,
+    sets_option,
+    typed,
+)
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import DONE, UsageError
@@ -70,7 +77,7 @@ _ONLY_ONCE = frozenset({"choice", "dry_run"})
 )
 @click.option(
     "--max-restarts",
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     default=0,
     show_default=True,
     metavar="N",

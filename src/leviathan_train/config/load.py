@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
 _PROBLEMS = {
     "could not find expected ':'": "no key with a value; after a key come a colon and a space",
-    "expected <document start>": "more follows where the config has ended; is it a config?",
+    "expected <document start>": "more follows where the config has ended",
     "mapping values are not allowed": "a colon too many, or a wrong indentation",
     "tab character": "a tab: indent with spaces",
     "character '\\t'": "a tab: indent with spaces",
@@ -127,8 +127,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     output_dir = values.get("output_dir")
     if output_dir is not None and (not isinstance(output_dir, str) or "\0" in output_dir):
         raise UsageError(
-            f"{path}: output_dir is not the name of a folder.",
-            f'Write  output_dir: "{output_dir!s}"',
+            f"{config.at('output_dir')} is not the name of a folder.",
+            'Write it as text, for example  output_dir: "./outputs/my-lora"',
         )
     _check_shape(config)
     if not output_dir or not output_dir.strip():

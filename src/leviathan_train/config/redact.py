@@ -39,6 +39,8 @@ def quoted(key: str, value: Any) -> str:
     """The value of `key` as a message quotes it: not too long, without credentials."""
     value = redact({key: value})[key]
     text = "not set" if value is None else str(value)
+    if isinstance(value, bool):
+        text = text.lower()
     return text if len(text) <= 60 else text[:57] + "..."
 
 

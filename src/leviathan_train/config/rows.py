@@ -138,11 +138,19 @@ def _read_json(file: Path) -> Iterator[Row]:
         yield _object(file, f"line {number}", value)
 
 
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _broken(file: Path, number: int, text: str, error: ValueError) -> DataError:
     reason = getattr(error, "msg", str(error))
     column = getattr(error, "colno", 1)
     hint = "Fix that line: each line is one JSON object."
-    if text.endswith(","):
+    if text.endswith(",") and _is_json(text.rstrip(",")):
         hint = "Take the commas from the ends of the lines: each line is one JSON object."
     elif text.startswith("{'"):
         hint = "JSON takes double quotes only: write the rows with json.dumps."

@@ -80,8 +80,8 @@ def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change], type
         first = refused[0]
         keys = ", ".join(change.key for change in refused)
         raise UsageError(
-            f"{config.at(keys)} must stay as in {checkpoint.name} ({first.key} was {first.old}):"
-            f" {first.why}.",
+            f"{config.at(keys)} must stay as in {checkpoint.name}"
+            f" ({first.key} was {first.shown[0]}): {first.why}.",
             f"Restore it, or start another run with:  {typed.again(*_another(config.output_dir))}"
             f"    or start over with:  {typed.again('--resume', 'never')}",
         )

@@ -61,7 +61,10 @@ def choose(run: Run, config: Config, choice: str, found: Sequence[Checkpoint]) -
     if choice == "never":
         return Offer(None, newer=tuple(known))
     if choice not in {"ask", "auto"}:
-        return _named(run, checkpoints.select(run, choice, known), known)
+        words = ("ask", "auto", "never", "latest", "best")
+        offer = _named(run, checkpoints.select(run, choice, known, words), known)
+        newer = offer.newer if choice == "latest" else ()
+        return replace(offer, damaged=tuple(item for item in reversed(newer) if not item.intact))
     named = config.resume_from_checkpoint
     if named is not None and named.resolve() == run.path.resolve():
         named = None  # its newest, which a start takes anyway

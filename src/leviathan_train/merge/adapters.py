@@ -18,7 +18,7 @@ from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.merge.base import weight_files
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command, start_again
-from leviathan_train.run.records import Launch
+from leviathan_train.run.records import Ending, Launch
 from leviathan_train.system.files import read_json
 from leviathan_train.system.safetensors import HeaderError, read_header
 
@@ -106,7 +106,9 @@ def _unfinished(run: Run, found: list[Checkpoint]) -> UsageError:
     end, status = (session.end, session.status) if session else (None, None)
     step = status.step if status and status.step else newest.step if newest else 0
     most = (status and status.max_steps) or (newest and newest.facts.max_steps)
-    state = "it is training" if session and not end else f"it {end.kind if end else 'ended'}"
+    state = "it is training" if session and not end else "it ended"
+    if end:
+        state = f"it {'was ' if end.kind in {Ending.KILLED, Ending.STOPPED} else ''}{end.kind}"
     where = f" at step {step}{f' of {most}' if most else ''}" if step else ""
     if session is None and newest is None and not (run.path / WEIGHTS).is_file():
         return UsageError(

@@ -17,6 +17,7 @@ URL_ENV = "LEVIATHAN_MIRROR_URL"
 read by everybody on the machine, and a URL may hold a password."""
 
 _FIELDS = re.compile(r"\{(\w*)\}")
+_PROTOCOLS = frozenset({"s3", "gs", "az", "hf", "sftp", "ssh", "file"})
 _KNOWN_FIELDS = frozenset({"path", "run", "name"})
 
 
@@ -50,6 +51,17 @@ class Place:
         return _FIELDS.sub(lambda match: shlex.quote(values[match[1]]), self.url)
 
 
+def _meant(text: str) -> str:
+    """What was probably meant by a name with a colon that is no URL, as a hint."""
+    scheme, _, rest = text.partition(":")
+    if scheme in _PROTOCOLS:
+        return f"Did you mean {scheme}://{rest.lstrip('/')}?"
+    return (
+        "Name a URL such as s3://bucket/runs or sftp://host/folder, or a command with {path}; a"
+        " folder with a colon in its name begins with ./"
+    )
+
+
 def place_of(run: Run, values: Mapping[str, Any], option: str | None = None) -> Place | None:
     """The place that `--mirror` or `leviathan_mirror` names; None if neither does.
 
@@ -76,6 +88,9 @@ def place_of(run: Run, values: Mapping[str, Any], option: str | None = None) -> 
             )
         return Place(text, run.name)
     if "://" not in text:
+        if ":" in text.split("/")[0]:
+            shown = "this" if "@" in text else text  # it may hold a password
+            raise UsageError(f"{named}: {shown} is neither a URL nor a folder.", _meant(text))
         text = f"file://{Path(text).expanduser().absolute()}"
     if text.startswith("file://"):
         target = Path(text.removeprefix("file://")).resolve() / run.name

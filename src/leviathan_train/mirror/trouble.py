@@ -80,8 +80,9 @@ def told(place: Place) -> Iterator[None]:
         words = " ".join(str(error).split()) or type(error).__name__
         for login in re.findall(r"://([^/\s@]+)@", place.url):  # it may be quoted without its ://
             words = words.replace(login, REDACTED)
-        words = redact(words)
-        raise MirrorError(f"The mirror {place.shown}: {_shortened(words)}", trouble) from error
+        words = _shortened(redact(words))
+        end = "" if words.endswith((".", "!", "?")) else "."
+        raise MirrorError(f"The mirror {place.shown}: {words}{end}", trouble) from error
 
 
 def _shortened(words: str) -> str:

@@ -44,7 +44,9 @@ def _message(error: BaseException) -> str:
     """The error's own words; the name of its class where they are no sentence."""
     text = _one_line(str(error))
     if isinstance(error, KeyError):
-        return f"no column or key {text}"
+        key = error.args[0] if error.args else ""
+        is_sentence = isinstance(key, str) and " " in key
+        return _one_line(key) if is_sentence else f"no column or key {text}"
     if isinstance(error, StopIteration):
         return "no row was left to read"
     return text if " " in text else f"{type(error).__name__}: {text}"

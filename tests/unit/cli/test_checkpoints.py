@@ -260,6 +260,18 @@ def test_cleanup_is_the_guides_transcript_with_the_reasons_between(
     assert steps_of(run) == [4000, 5000]
 
 
+def test_a_cleanup_of_nothing_but_damaged_ones_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (10, 20):
+        (shapes.make(tmp_path / "run", step, sealed=True) / "optimizer.pt").unlink()
+    with pytest.raises(SystemExit, match="0"):
+        main(["checkpoints", "cleanup", "--keep", "1", "--dry-run", str(tmp_path / "run")])
+    told = capsys.readouterr().out
+    assert "Will delete 2" in told
+    assert "Not one is intact: there is nothing to resume from." in told
+
+
 def test_cleanup_keeps_the_best_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def told(
         ("a.jsonl", jsonl(ALPACA) * 2 + b'{"instruction": "a", "outp', "line 3 is not valid", ""),
         ("a.jsonl", jsonl(ALPACA) + b"\n" + b"{,}\n", "line 3 is not valid JSON", "Fix that line"),
         ("a.jsonl", b'{"instruction": "a"},\n{"b": 1},\n', "line 1 is not valid", "commas"),
+        ("a.jsonl", jsonl(ALPACA) + b'{"instruction": "a",\n', "line 2 is not valid", "Fix that"),
         ("a.jsonl", b"{'instruction': 'a'}\n", "line 1 is not valid JSON", "double quotes"),
         ("a.json", b'\n ["a"]', "line 2 is a list, not an object", ""),
         ("a.json", b"\n [\n{}]", "line 2 is not valid JSON", "first character"),

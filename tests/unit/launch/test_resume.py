@@ -42,6 +42,28 @@ def test_an_interrupted_save_stays_one_where_it_is_set_aside(tmp_path: Path) -> 
     assert not run.superseded.exists()
 
 
+def test_the_latest_intact_one_is_offered_with_why_a_newer_one_is_not(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    shapes.make(tmp_path, 10)
+    (shapes.make(tmp_path, 20) / "optimizer.pt").unlink()
+    found = checkpoints.scan(run)
+    for choice in ("latest", "auto"):
+        offer = resume.choose(run, plain_config(tmp_path), choice, found)
+        assert offer.step == 10
+        assert [item.reason[:23] for item in offer.damaged] == ["optimizer.pt is missing"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "hint"), [("autp", "mean auto?"), ("nevr", "mean never?"), ("x", "Name ask, auto")]
+)
+def test_a_typo_of_a_choice_is_told_with_what_was_meant(
+    tmp_path: Path, choice: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=f"No checkpoint '{choice}'") as refused:
+        resume.choose(Run(tmp_path), plain_config(tmp_path), choice, [])
+    assert hint in str(refused.value.hint)
+
+
 def test_what_a_live_training_uses_is_not_deleted_at_the_prompt(tmp_path: Path) -> None:
     run = Run(tmp_path)
     shapes.make(tmp_path, 10)

@@ -157,6 +157,25 @@ def test_what_is_no_place_is_refused(text: str) -> None:
         place_of(Run(Path("run")), {}, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("s3:/bucket/x", "Did you mean s3://bucket/x?"),
+        ("sftp:me@host/x", "Did you mean sftp://me@host/x?"),
+        ("host:/backup", "sftp://host/folder"),
+        ("remote:runs", "a command with {path}"),
+    ],
+)
+def test_a_typo_in_a_url_is_no_folder(text: str, told: str) -> None:
+    with pytest.raises(UsageError, match="neither a URL nor a folder") as refused:
+        place_of(Run(Path("run")), {}, text)
+    assert told in str(refused.value.hint)
+    with pytest.raises(UsageError) as refused:
+        place_of(Run(Path("run")), {}, "me:secret@host:/x")
+    assert "secret" not in f"{refused.value} {refused.value.hint}"
+    assert place_of(Run(Path("run")), {}, f"./{text}")
+
+
 def test_the_run_itself_is_no_other_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the run itself"):
         place_of(Run(tmp_path / "run"), {}, str(tmp_path))

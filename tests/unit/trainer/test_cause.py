@@ -30,6 +30,7 @@ def wrapped() -> BaseException:
     ("error", "phase", "line"),
     [
         (KeyError("instruction"), Phase.DATA, "in datasets (data.jsonl): no column or key 'inst"),
+        (KeyError("The metric is not found."), Phase.EVALUATING, "The metric is not found."),
         (StopIteration(), Phase.DATA, "in datasets (data.jsonl): no row was left"),
         (wrapped(), Phase.DATA, "in datasets (data.jsonl): JSON parse error: in row 3"),
         (OSError("no file named x"), Phase.MODEL, "loading base_model ./base: no file named x"),

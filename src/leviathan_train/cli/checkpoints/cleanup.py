@@ -7,7 +7,7 @@ import click
 from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints.store import Checkpoint, Read
 from leviathan_train.cli.checkpoints import allow, scan
-from leviathan_train.cli.options import as_json, find_run, run_argument
+from leviathan_train.cli.options import Count, as_json, find_run, run_argument
 from leviathan_train.errors import UsageError
 from leviathan_train.run.folder import Run
 from leviathan_train.system import signs
@@ -19,11 +19,11 @@ from leviathan_train.ui import text, values
 
 @click.command(short_help="Delete old ones: show the plan, then delete.")
 @run_argument
-@click.option("--keep", type=int, metavar="N", help="Keep the newest N intact ones.")
-@click.option("--keep-every", type=int, metavar="K", help="Also keep multiples of K steps.")
+@click.option("--keep", type=Count(), metavar="N", help="Keep the newest N intact ones.")
+@click.option("--keep-every", type=Count(), metavar="K", help="Also keep multiples of K steps.")
 @click.option(
     "--keep-best",
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     metavar="K",
     help="Also keep the K best ones (default: 1).",
 )
@@ -79,6 +79,8 @@ def _cleanup(run: Run, policy: retention.Policy, *, dry_run: bool, yes: bool, js
     if not json:
         pages.plan(value)
     doomed = [item.checkpoint for item in items if not item.keep]
+    if doomed and not json and not any(item.checkpoint.intact for item in items):
+        print(f"{signs.WARNING} Not one is intact: there is nothing to resume from.")
     stripped = {item.checkpoint.step for item in items if item.strip}
     if doomed and not dry_run:
         words = [f"strip {text.count(len(stripped), 'checkpoint')}"] if stripped else []
