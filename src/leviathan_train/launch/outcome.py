@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,11 @@ from leviathan_train.run.records import Cause, End, Ending
 
 _LONG = 240
 """Characters of a cause that are shown; the log has the rest."""
+_AT_START = re.compile(
+    r"(tokenizer|special_tokens_map|added_tokens|chat_template|vocab|merges|(adapter_|generation_"
+    r"|processor_|preprocessor_)?config)\b.*|tokenizer_config\.json|debug\.log"
+)
+"""Files that Axolotl writes before the first step (train.py, `save_initial_configs`)."""
 _USAGE_CAUSES = frozenset({Cause.CONFIG, Cause.USAGE, Cause.UPSTREAM})
 
 
@@ -117,6 +123,9 @@ def discard(run: Run, log: Path) -> Path:
     for folder in (run.records, run.logs):
         shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
-        (run.path / "debug.log").unlink(missing_ok=True)  # Axolotl's copy of its output
-        run.path.rmdir()
+        found = list(run.path.iterdir())
+        if all(_AT_START.fullmatch(file.name) and not file.is_dir() for file in found):
+            for file in found:
+                file.unlink()
+            run.path.rmdir()
     return Path(kept)

@@ -10,6 +10,10 @@ from leviathan_train.run.records import Phase
 
 _WRAPPERS = {"DatasetGenerationError", "DatasetGenerationCastError"}
 """Errors of datasets that say only that there was another one."""
+_NO_ROW = (
+    "no row is left to train on: those longer than sequence_len, and those without a token that"
+    " counts for the loss, are dropped"
+)
 
 
 def told(error: BaseException, phase: Phase, cfg: Mapping[str, Any]) -> str:
@@ -26,6 +30,8 @@ def told(error: BaseException, phase: Phase, cfg: Mapping[str, Any]) -> str:
     root = error
     while type(root).__name__ in _WRAPPERS and root.__cause__ is not None:
         root = root.__cause__
+    if "num_samples=0" in str(root):  # torch's random sampler, without any row
+        return _where(Phase.DATA, cfg) + _NO_ROW
     return _where(phase, cfg) + _message(root)
 
 

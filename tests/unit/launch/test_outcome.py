@@ -36,6 +36,30 @@ def test_an_end_has_its_exit_status(
         assert outcome.failure(run, end(kind, cause), tmp_path).exit_code == status
 
 
+AT_START = [
+    *("adapter_config.json", "config.json", "debug.log", "tokenizer.json", "tokenizer.model"),
+    *("chat_template.jinja", "preprocessor_config.json", "generation_config.json", "vocab.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+]
+
+
+@pytest.mark.parametrize("other", [None, "adapter_model.safetensors", "notes.txt", "my/file"])
+def test_a_failed_start_leaves_nothing_but_what_is_not_its_own(
+    tmp_path: Path, other: str | None
+) -> None:
+    run = Run(tmp_path / "run")
+    for name in [*AT_START, "logs/training_1.log", ".leviathan/run.json", *filter(None, [other])]:
+        file = run.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    kept = outcome.discard(run, run.logs / "training_1.log")
+    assert kept.read_text() == "x"
+    kept.unlink()
+    assert run.path.exists() == (other is not None)
+    if other:
+        assert (run.path / other).is_file()
+
+
 def test_a_full_disk_is_a_pause_if_there_is_something_to_resume_from(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     full = end(Ending.CRASHED, Cause.DISK, "no space left on the disk for checkpoint-20")

@@ -31,6 +31,11 @@ def wrapped() -> BaseException:
     [
         (KeyError("instruction"), Phase.DATA, "in datasets (data.jsonl): no column or key 'inst"),
         (KeyError("The metric is not found."), Phase.EVALUATING, "The metric is not found."),
+        (
+            ValueError("num_samples should be a positive integer value, but got num_samples=0"),
+            Phase.MODEL,
+            "in datasets (data.jsonl): no row is left to train on: those longer than sequence_len",
+        ),
         (StopIteration(), Phase.DATA, "in datasets (data.jsonl): no row was left"),
         (wrapped(), Phase.DATA, "in datasets (data.jsonl): JSON parse error: in row 3"),
         (OSError("no file named x"), Phase.MODEL, "loading base_model ./base: no file named x"),
