@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import os
@@ -127,6 +128,18 @@ def cli(debug: bool) -> None:
     """
 
 
+def _of_system(error: OSError | UnicodeEncodeError) -> tuple[str, str, int]:
+    """What the system refused, what to type next, and the exit status."""
+    if isinstance(error, UnicodeEncodeError):
+        encoding = sys.getfilesystemencoding()
+        told = f"The encoding of this locale, {encoding}, cannot write {error.object!a}."
+        return told, "Choose one that can, for example:  export LC_ALL=C.UTF-8", USAGE
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{where}{error.strerror}.", "Choose a shorter name.", USAGE
+    return f"{where}{error.strerror or error}", "Run it again with --debug for more.", FAILED
+
+
 def main(args: list[str] | None = None) -> None:
     """The one error boundary: known errors become a line and a hint, others a report."""
     for name in ("stdin", "stdout", "stderr"):
@@ -166,10 +179,9 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _report(f"{where}{error.strerror or error}", "Run it again with --debug for more.", debug)
-        status = FAILED
+    except (OSError, UnicodeEncodeError) as error:
+        message, hint, status = _of_system(error)
+        _report(message, hint, debug)
     except Exception as error:
         _report(f"This is a fault of leviathan itself: {error!r}", "Please report it.", True)
         status = FAILED

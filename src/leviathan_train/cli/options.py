@@ -103,7 +103,9 @@ def _words(param: click.Parameter, value: object) -> Iterator[str]:
         if isinstance(param, click.Option):
             yield param.opts[-1]
         if not (isinstance(param, click.Option) and param.is_flag):
-            yield f"{one:g}" if isinstance(one, float) else str(one)
+            text = f"{one:g}" if isinstance(one, float) else str(one)
+            # `./-name` lost its `./` on the way, and would be taken for an option.
+            yield f"./{text}" if isinstance(one, Path) and text.startswith("-") else text
 
 
 def check_output(output: Path, suffixes: tuple[str, ...]) -> None:

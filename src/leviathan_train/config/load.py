@@ -215,6 +215,11 @@ def _parse_override(text: str) -> tuple[str, Any]:
         raise UsageError(
             f"--set {key}: an entry of a list cannot be set.", "Change it in the config."
         )
+    if equals and re.fullmatch(r"[A-Za-z_][\w.-]*", key.strip()) and "-" in key:
+        raise UsageError(
+            f"--set {key.strip()}: no key has a - in it.",
+            f"Did you mean  --set {key.strip().replace('-', '_')}={value}?",
+        )
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key.strip()):
         raise UsageError(
             f"--set {text!r} is not KEY=VALUE.", "For example:  --set learning_rate=1e-4"

@@ -121,7 +121,7 @@ def build_argv(
         *accelerate,
         "-m",
         "axolotl.cli.train",
-        str(config.path),
+        f"./{config.path}" if str(config.path).startswith("-") else str(config.path),
         "--strict=False",
         f"--plugins={json.dumps(config.plugins)}",
         *resume,

@@ -226,9 +226,11 @@ def _folder(path: Path, target: str, *, live: bool) -> Run:
 def shortest_name(run: Run) -> str:
     """The shortest text that `find` takes for this run, from the working directory."""
     with contextlib.suppress(LeviathanError, OSError):
-        if run.name and os.path.samefile(find(run.name).path, run.path):
+        named = run.name and not run.name.startswith("-")
+        if named and os.path.samefile(find(run.name).path, run.path):
             return run.name
-    return str(run.path)
+    path = str(run.path)
+    return f"./{path}" if path.startswith("-") else path
 
 
 def start_again(launch: Launch) -> str:

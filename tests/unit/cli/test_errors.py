@@ -42,6 +42,12 @@ def no_config(folder: Path) -> None:
         (None, {}, ["--resume", "nonsense"], "No checkpoint 'nonsense'"),
         (None, {}, ["--resume", "best"], "no checkpoint"),
         (None, {}, ["--set", "learning_rate"], "not KEY=VALUE"),
+        (None, {}, ["--set", "lora-r=16"], "Did you mean  --set lora_r=16?"),
+        (None, {}, ["--set", f"output_dir=./{'x' * 300}"], "Choose a shorter name."),
+        (None, {"output_dir": ["a"]}, [], "output_dir is not the name of a folder"),
+        (None, {}, ["--grace", "5m"], "'5m' is not a number of seconds"),
+        (None, {}, ["--grace", "inf"], "'inf' is not a number of seconds"),
+        (None, {}, ["--max-restarts", "two"], "'two' is not a valid whole number"),
         (None, {}, ["--until", "25:00"], "not a time of day"),
         (None, {}, ["--for", "soon"], "not a duration"),
         (None, {}, ["--for", ""], "not a duration"),
@@ -104,6 +110,26 @@ def test_a_name_that_is_nearly_right_is_guessed(env: dict[str, str], tmp_path: P
     done = leviathan("status", "demo_gpu", cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert "Did you mean demo_cpu?" in done.stderr
+
+
+def test_names_that_begin_with_a_dash_are_no_options(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    make_config(tmp_path, output_dir="./-dash").rename(tmp_path / "-dash.yaml")
+    done = leviathan("train", "./-dash.yaml", "--dry-run", cwd=tmp_path, env=env, check=0)
+    assert "-m axolotl.cli.train ./-dash.yaml" in done.stdout
+    shapes.make(tmp_path / "-dash", 10, sealed=True)
+    done = leviathan("merge", "./-dash.yaml", cwd=tmp_path, env=env, check=2)
+    assert "leviathan merge ./-dash --checkpoint latest" in done.stderr
+
+
+def test_a_locale_that_cannot_write_a_name_is_told(
+    make_config: MakeConfig, env: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, output_dir="./l\u00e4uf")
+    plain = env | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = leviathan("train", config, "--dry-run", cwd=tmp_path, env=plain, check=2)
+    assert "export LC_ALL=C.UTF-8" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
