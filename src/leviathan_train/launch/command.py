@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ class Typed:
             for word in (option, value)
         ]
         return shlex.join(("leviathan", "check", *self.words[2:3], *sets))
+
+    def without_sets(self) -> Typed:
+        """The same command, with the config as its file has it."""
+        kept = [
+            word
+            for before, word in zip(("", *self.words), self.words, strict=False)
+            if "--set" not in (before, word)
+        ]
+        return replace(self, words=tuple(kept))
 
     def again(self, *options: str) -> str:
         """The command to type next, with further options, quoted for a shell."""

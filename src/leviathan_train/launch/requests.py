@@ -21,6 +21,7 @@ from leviathan_train.run.records import (
 )
 from leviathan_train.run.session import Session
 from leviathan_train.system import processes
+from leviathan_train.system.units import moment
 
 MARGIN = 2.0
 """Seconds after the trainer's own deadline at which it is killed from here."""
@@ -110,7 +111,10 @@ def save(run: Run, by: str) -> Outcome:
     session = live(run)
     status = session.status
     if status is None or status.phase in BEFORE_TRAINING:
-        raise UsageError(f"{run.name} has not begun to train yet.", "Try again in a minute.")
+        hint = "Try again in a minute."
+        if opens := session.launch.waiting_until:
+            hint = f"It waits for its window, until {moment(opens, time.time())}."
+        raise UsageError(f"{run.name} has not begun to train yet.", hint)
     before = time.time()
     name = session.ask(RequestKind.SAVE, by)
     if not session.is_here():

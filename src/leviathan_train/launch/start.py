@@ -18,6 +18,7 @@ from leviathan_train.checkpoints.final import finished_at
 from leviathan_train.checkpoints.origin import origin_of
 from leviathan_train.checkpoints.store import Checkpoint
 from leviathan_train.config.changes import Change, changes_since
+from leviathan_train.config.effects import Effect
 from leviathan_train.config.load import Config
 from leviathan_train.errors import UsageError
 from leviathan_train.launch import (
@@ -249,7 +250,9 @@ class Starter:
             names = ", ".join(sorted(path.name for path in aside.glob("checkpoint-*")))
             self.dialog.tell(f"Set aside in {aside}: {names}")
             if newest := checkpoints.latest(list(offer.newer)):
-                back = self.options.typed.again("--resume", str(aside / newest.name))
+                back = _bearable(self.options.typed, self.config, newest).again(
+                    "--resume", str(aside / newest.name)
+                )
                 self.dialog.tell(f"Bring them back with:  {back}")
         if offer.checkpoint and offer.superseded:
             names = ", ".join(resume.bring_back(self.run, offer.checkpoint))
@@ -270,6 +273,12 @@ class Starter:
             self.dialog.tell(f"   {one.key}: {old} -> {new}: {one.effect} ({one.why})")
         confirm.refuse(self.config, offer.checkpoint, found, self.options.typed)
         return found
+
+
+def _bearable(typed: Typed, config: Config, checkpoint: Checkpoint) -> Typed:
+    """The command of this start, without `--set` where a checkpoint does not bear it."""
+    found = changes_since(origin_of(checkpoint), config)
+    return typed.without_sets() if any(one.effect is Effect.REFUSED for one in found) else typed
 
 
 def _with(coming: Checkpoint | None, found: list[Checkpoint]) -> list[Checkpoint]:

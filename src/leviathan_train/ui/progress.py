@@ -62,7 +62,9 @@ class Screen:
             self.line("   Training will resume from this point")
         left = [item for item in offer.newer if item not in offer.damaged]
         if left:
-            which = "   Newer ones" if offer.checkpoint else "The run's checkpoints"
+            which = "   The others" if offer.checkpoint else "The run's checkpoints"
+            if all(item.step > offer.step for item in left) and offer.checkpoint:
+                which = "   Newer ones"
             names = ", ".join(item.name for item in left)
             self.line(f"{which} will be set aside in {run.superseded}: {names}")
 

@@ -1,15 +1,17 @@
-"""Reaching a training whose disk has no room for a request."""
+"""Reaching a training that cannot take a request: its disk is full, or it has not begun."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from leviathan_train.errors import UsageError
 from leviathan_train.launch import requests
 from leviathan_train.run import liveness
 from leviathan_train.run.folder import Run
@@ -61,3 +63,11 @@ def test_a_trainer_is_killed_although_nothing_can_be_written(
     assert process.wait(60) == -signal.SIGKILL
     assert done.end
     assert done.end.kind is Ending.KILLED
+
+
+def test_a_save_before_the_first_step_says_what_is_waited_for(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.open_session(Launch(waiting_until=time.time() + 86400))
+    with pytest.raises(UsageError, match="has not begun to train") as refused:
+        requests.save(run, "a test")
+    assert "It waits for its window, until " in str(refused.value.hint)

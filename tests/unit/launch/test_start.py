@@ -511,6 +511,23 @@ def test_a_superseded_branch_is_brought_back_and_the_other_set_aside(config: Con
     assert f"Bring them back with:  {back}" in person.heard
 
 
+def test_what_brings_a_branch_back_leaves_out_settings_that_it_does_not_bear(
+    config: Config,
+) -> None:
+    add(config, 4, 8, 12)
+    typed = Typed((*TYPED.words, "--set", "max_steps=6", "--yes"))
+    person = Scripted()
+    shorter = load_config(config.path, ["max_steps=6"])
+    starter = Starter(shorter, options(resume="4", typed=typed, yes=True), person)
+    plan = starter.plan()
+    assert plan
+    starter.switch_branch(plan.offer)
+    (aside,) = Run(config.output_dir).superseded.iterdir()
+    plain = Typed((*TYPED.words, "--yes"))
+    back = plain.again("--resume", str(aside / "checkpoint-12"))
+    assert f"Bring them back with:  {back}" in person.heard
+
+
 def test_an_earlier_checkpoint_of_a_superseded_branch_leaves_the_later_ones(
     config: Config,
 ) -> None:
