@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -150,7 +149,7 @@ def train(
             if plan is None:
                 return DONE if dry_run else _done_before(starter, screen, on_end)
             if dry_run:
-                screen.line(shlex.join(plan.argv))
+                screen.command(plan.argv)
                 return DONE
             if slurm:
                 limit = slurm.limit(limit, screen.line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -50,6 +51,11 @@ class Screen:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
                 print(text, flush=True)
+
+    def command(self, words: Sequence[str]) -> None:
+        """Show a command in one line, which the terminal breaks, so that it can be copied."""
+        if not self._quiet:
+            print(render.plain(shlex.join(words)), flush=True)
 
     def offer(self, run: Run, offer: Offer) -> None:
         """Say what was found to resume from."""

@@ -14,6 +14,7 @@ from leviathan_train.cli import cli, main
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import End, Ending, Launch
 from support import shapes
+from support.demo import MakeConfig
 from support.runs import end_session
 from unit.ui.test_text import Terminal
 
@@ -70,6 +71,13 @@ def test_a_page_fits(run: Run, monkeypatch: pytest.MonkeyPatch, words: str) -> N
         assert LONG in told, "nothing is left out"
     if words == "checkpoints verify":
         assert "damaged: optimizer.pt is missing" in told
+
+
+def test_the_command_of_a_dry_run_stays_in_one_line(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = printed(monkeypatch, "train", str(make_config(tmp_path)), "--dry-run")
+    assert lines[-1].startswith(sys.executable) and "-m axolotl.cli.train" in lines[-1]
 
 
 def commands(command: click.Command, context: click.Context) -> Iterator[click.Context]:
