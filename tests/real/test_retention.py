@@ -11,7 +11,7 @@ from leviathan_train.checkpoints import retention
 from leviathan_train.checkpoints import store as checkpoints
 from leviathan_train.checkpoints.retention import Policy, plan
 from leviathan_train.run.folder import Run
-from support.demo import MakeConfig
+from support.demo import Demo, MakeConfig
 from support.forked import Forge
 
 pytestmark = [pytest.mark.train, pytest.mark.axolotl]
@@ -70,3 +70,34 @@ def test_the_k_best_are_by_the_metric_of_the_config(
     found = checkpoints.scan(Run(tmp_path / "run"))
     assert {item.step for item in found} == {7, *best}
     assert [item.step for item in checkpoints.ranked(found)][:2] == best
+
+
+def test_rows_that_are_prepared_anew_leave_those_of_other_files(
+    forge: Forge, demo: Demo, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    rows = demo.data.read_text().splitlines(keepends=True)
+    folders: dict[str, set[str]] = {}
+
+    def train(name: str, run: str) -> None:
+        folder = tmp_path / run
+        folder.mkdir()
+        forge.must_train(
+            make_config(
+                folder,
+                max_steps=1,
+                datasets=[{"path": str(tmp_path / name), "ds_type": "json", "type": "alpaca"}],
+                dataset_prepared_path=str(tmp_path / "prepared"),
+            )
+        )
+        folders[run] = {path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()}
+
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("".join(rows[:200]))
+        train(name, f"first of {name}")
+    both, of_a = folders["first of b.jsonl"], folders["first of a.jsonl"]
+    made = {name: (tmp_path / "prepared" / name).stat().st_ctime_ns for name in both}
+    (tmp_path / "b.jsonl").write_text("".join(rows[100:400]))
+    train("b.jsonl", "second of b.jsonl")
+    assert folders["second of b.jsonl"] == both
+    now = {name: (tmp_path / "prepared" / name).stat().st_ctime_ns for name in both}
+    assert {name for name in both if now[name] == made[name]} == of_a

@@ -16,7 +16,7 @@ from typing import Any
 from axolotl.integrations.base import BasePlugin
 
 from leviathan_train.config.effects import NOT_SETTINGS
-from leviathan_train.config.inputs import input_facts
+from leviathan_train.config.inputs import input_facts, local_datasets
 from leviathan_train.config.load import Config
 from leviathan_train.run.records import Phase
 from leviathan_train.system import processes
@@ -49,6 +49,7 @@ class LeviathanPlugin(BasePlugin):
         self.inputs: dict[str, Any] = {}
         self.ended = 0
         self.reset_preprocess = False
+        self.rows_before: set[str] | None = None
 
     def register(self, cfg: Any) -> None:
         """Called with the config as written, overrides applied; by every axolotl command."""
@@ -82,7 +83,9 @@ class LeviathanPlugin(BasePlugin):
                 # No rank may take old rows that rank 0 has not removed yet.
                 self.reset_preprocess, cfg.is_preprocess = True, True
         if world()[0] == 0:
-            prepared.discard(cfg, whole_ones=rebuild)
+            files = [str(path) for _, path in local_datasets(config)]
+            prepared.discard(cfg, files if rebuild else None)
+            self.rows_before = prepared.folders(cfg)
             self.inputs = input_facts(config, prepared.sources(cfg))
             if rebuild or not resumed:
                 prepared.remember(cfg, self.inputs["data"])
@@ -90,6 +93,8 @@ class LeviathanPlugin(BasePlugin):
     def pre_model_load(self, cfg: Any) -> None:
         if self.reset_preprocess:
             cfg.is_preprocess = None
+        if self.rows_before is not None and (new := prepared.folders(cfg) - self.rows_before):
+            prepared.note_files(cfg, new, self.inputs["data"])
         if self.process:
             self.process.phase(Phase.MODEL)
 

@@ -5,8 +5,10 @@ In the trainer's process.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,17 @@ from leviathan_train.config.load import Config
 from leviathan_train.system.files import read_json, read_object, write_json
 from leviathan_train.trainer import upstream
 
+_HASH = re.compile(r"[0-9a-f]{32}")
+
 
 def sources_file(cfg: Any) -> Path:
     """Where the facts of the files behind the prepared rows are kept."""
     return upstream.prepared_folder(cfg) / "leviathan-sources.json"
+
+
+def _files_file(cfg: Any) -> Path:
+    """Where it is noted which files the rows of each folder were prepared from."""
+    return upstream.prepared_folder(cfg) / "leviathan-files.json"
 
 
 def sources(cfg: Any) -> dict[str, Any]:
@@ -39,7 +48,26 @@ def is_stale(cfg: Any, config: Config) -> bool:
     return any(changed_data(config, sources(cfg)))
 
 
-def discard(cfg: Any, *, whole_ones: bool) -> None:
+def folders(cfg: Any) -> set[str]:
+    """The names of the folders of tokenised rows, whole or not; Axolotl names them by a hash."""
+    folder = upstream.prepared_folder(cfg)
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {rows.name for rows in found if _HASH.fullmatch(rows.name) and rows.is_dir()}
+
+
+def note_files(cfg: Any, names: Collection[str], files: Iterable[str]) -> None:
+    """Note which data files the rows in these folders were prepared from.
+
+    Where two trainings prepare rows at once, each notes its files for both.
+    """
+    noted = read_object(_files_file(cfg))
+    paths = set(map(os.path.realpath, files))
+    more = {name: sorted(paths | set(noted.get(name, ()))) for name in names}
+    left = folders(cfg)
+    write_json(_files_file(cfg), {name: of for name, of in (noted | more).items() if name in left})
+
+
+def discard(cfg: Any, made_of: Iterable[str] | None = None) -> None:
     """Remove tokenised rows that must not be used, so that they are rebuilt.
 
     A kill may have left some half-written: Axolotl (utils/data/shared.py,
@@ -49,20 +77,23 @@ def discard(cfg: Any, *, whole_ones: bool) -> None:
     by Axolotl's own lock.
 
     Args:
-        whole_ones: remove them all. One file may be behind the rows of several configs, and a
-            folder's name does not tell which.
+        made_of: data files that changed. All rows that were prepared from one of them are
+            removed, whatever config they are of, and those of which that is not known.
     """
     from filelock import FileLock, Timeout
 
     folder = upstream.prepared_folder(cfg)
     if not folder.is_dir():
         return
+    noted = read_object(_files_file(cfg))
+    changed = set(map(os.path.realpath, made_of or ()))
     try:
         with FileLock(upstream.prepared_lock(folder), timeout=0):
-            for rows in folder.iterdir():
-                named_by_hash = re.fullmatch(r"[0-9a-f]{32}", rows.name) and rows.is_dir()
-                if named_by_hash and (whole_ones or not _is_whole(rows)):
-                    shutil.rmtree(rows)
+            for name in folders(cfg):
+                of = noted.get(name)
+                is_old = made_of is not None and (of is None or changed & set(of))
+                if is_old or not _is_whole(folder / name):
+                    shutil.rmtree(folder / name)
     except Timeout:
         return
 

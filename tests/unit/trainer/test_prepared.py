@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ def rows(cfg: Any, name: str) -> Path:
 def test_rows_that_a_kill_left_half_written_go(cfg: Any, lost: str) -> None:
     whole, half = rows(cfg, "a"), rows(cfg, "b")
     (half / lost).unlink()
-    prepared.discard(cfg, whole_ones=False)
+    prepared.discard(cfg)
     assert whole.is_dir()
     assert not half.exists()
 
@@ -41,10 +42,10 @@ def test_of_several_splits_each_must_be_whole(cfg: Any) -> None:
     )
     folder = Path(cfg.dataset_prepared_path) / ("c" * 32)
     both.save_to_disk(folder)
-    prepared.discard(cfg, whole_ones=False)
+    prepared.discard(cfg)
     assert folder.is_dir()
     (folder / "test/state.json").unlink()
-    prepared.discard(cfg, whole_ones=False)
+    prepared.discard(cfg)
     assert not folder.exists()
 
 
@@ -59,16 +60,34 @@ def test_a_changed_file_makes_the_rows_of_every_config_stale(cfg: Any, tmp_path:
     data.write_text("{}\n{}\n")
     assert prepared.is_stale(cfg, config)
     # What a start does then: nothing old is left for another config that names the file.
-    prepared.discard(cfg, whole_ones=True)
+    prepared.discard(cfg, [str(data)])
     prepared.remember(cfg, input_facts(config, prepared.sources(cfg))["data"])
     assert not of_a.exists()
     assert not of_b.exists()
     assert not prepared.is_stale(cfg, config)
 
 
+def test_rows_of_other_files_stay(cfg: Any, tmp_path: Path) -> None:
+    of_both, of_other, unknown, none = (rows(cfg, name) for name in "abcd")
+    prepared.note_files(cfg, [of_both.name], [str(tmp_path / "a.jsonl"), "b.jsonl"])
+    prepared.note_files(cfg, [of_other.name, none.name], [str(tmp_path / "c.jsonl")])
+    prepared.note_files(cfg, [none.name], ["b.jsonl"])  # two trainings prepared rows at once
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "a.jsonl")
+    prepared.discard(cfg, [str(tmp_path / "link.jsonl"), str(Path("b.jsonl").absolute())])
+    assert [path.exists() for path in (of_both, of_other, unknown, none)] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    prepared.note_files(cfg, [], [])
+    noted = json.loads((Path(cfg.dataset_prepared_path) / "leviathan-files.json").read_text())
+    assert noted.keys() == {of_other.name}, "what is gone is forgotten"
+
+
 def test_what_is_no_folder_of_rows_stays(cfg: Any) -> None:
     rows(cfg, "a")
     mine = Path(cfg.dataset_prepared_path) / "mine"
     mine.mkdir()
-    prepared.discard(cfg, whole_ones=True)
+    prepared.discard(cfg, ["data.jsonl"])
     assert mine.is_dir()
