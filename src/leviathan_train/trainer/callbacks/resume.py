@@ -147,6 +147,8 @@ class ResumeCallback(TrainerCallback):
             loop.process.say("✅ Same rows in the same order")
             return
         cause = _why_other_rows(worst, seal.config, loop.config.values)
+        if loop.process.session.launch.prepare_anew:
+            cause = "they were prepared anew, as you asked"
         loop.process.output.show(f"⚠️  Other rows than before: {cause}")
         if loop.seam:
             loop.seam.other_rows = f"other rows than before: {cause}"
