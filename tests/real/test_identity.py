@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,24 @@ def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
     late = resumed_at(forge, make_config, tmp_path, 80, **settings)
     position = json.loads((late / "leviathan.json").read_text())["trainer"]["position"]
     assert position["epoch"] * position["batches_per_epoch"] + position["batches"] > 80
+
+
+@pytest.mark.axolotl
+def test_an_evaluation_made_up_after_the_last_step_leaves_the_rows_that_come_known(
+    make_config: MakeConfig, forge: Forge, tmp_path: Path
+) -> None:
+    few = {"sample_packing": True, "eval_sample_packing": False, "max_steps": 4, "save_steps": 4}
+    saved = forge.must_train(make_config(tmp_path, **few)).checkpoint
+    seal = store.Seal.from_json(json.loads((saved / store.SEAL).read_text()))
+    assert seal and seal.trainer["rows"][0]
+    owed = replace(seal, trainer={**seal.trainer, "evaluation_owed": True})
+    (saved / store.SEAL).write_text(owed.to_text())
+    again = forge.must_train(make_config(tmp_path, **few, resume_from_checkpoint=str(saved)))
+    evaluations = [entry for entry in again.log if entry["step"] == 4 and "eval_loss" in entry]
+    assert len(evaluations) == 2, "it was made up"
+    seen = json.loads((saved / store.SEAL).read_text())["trainer"]
+    assert not seen["evaluation_owed"]
+    assert seen["rows"] == seal.trainer["rows"]
 
 
 @pytest.mark.axolotl

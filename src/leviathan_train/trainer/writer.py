@@ -153,6 +153,13 @@ class CheckpointWriter:
 
     def _coming_rows(self) -> dict[str, str] | None:
         """Digests of this rank's next rows; a data set that gives none is no fault."""
+        loop, seal = self.loop, self.loop.resumed_seal
+        ranks, rank = loop.process.world_size, loop.process.rank
+        if seal and seal.world_size == ranks and loop.trainer.state.global_step == loop.first_step:
+            # No step was done: they are those of the checkpoint. Before its first epoch, a sampler
+            # of packed rows would still give what it was counted with.
+            known = seal.trainer.get("rows") or ()
+            return known[rank] if rank < len(known) else None
         try:
             return rows.digests(self.loop.trainer, position(self.loop.trainer))
         except Exception:  # any data set of any plugin
