@@ -123,6 +123,34 @@ def test_packed_epochs_shorter_than_counted_do_not_shift_the_rows(
     assert position["epoch"] * position["batches_per_epoch"] + position["batches"] > 80
 
 
+def draw_as_a_process_of_its_own() -> None:
+    """Forked children would all draw what their parent's state of numpy gives next."""
+    import numpy
+
+    numpy.random.seed(None)
+
+
+@pytest.mark.axolotl
+def test_without_a_seed_rows_that_are_prepared_anew_come_in_the_same_order(
+    make_config: MakeConfig, forge: Forge, tmp_path: Path
+) -> None:
+    prepared = tmp_path / "prepared"
+    few = {"max_steps": 2, "save_steps": 2, "dataset_prepared_path": str(prepared)}
+
+    def config(**settings: Any) -> Path:
+        path = make_config(tmp_path, **few | settings)
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not line.startswith("seed:")))
+        return path
+
+    patch = f"{__file__}:{draw_as_a_process_of_its_own.__name__}"
+    saved = forge.must_train(config(), patch=patch).checkpoint
+    assert "seed" not in json.loads((saved / store.SEAL).read_text())["config"]
+    shutil.rmtree(prepared)  # as on another machine
+    again = forge.must_train(config(max_steps=4, resume_from_checkpoint=str(saved)), patch=patch)
+    assert "✅ Same rows in the same order" in again.output
+
+
 @pytest.mark.axolotl
 def test_an_evaluation_made_up_after_the_last_step_leaves_the_rows_that_come_known(
     make_config: MakeConfig, forge: Forge, tmp_path: Path

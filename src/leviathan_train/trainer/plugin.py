@@ -15,7 +15,7 @@ from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 
-from leviathan_train.config.effects import NOT_SETTINGS
+from leviathan_train.config.effects import DEFAULTS, NOT_SETTINGS
 from leviathan_train.config.inputs import input_facts, local_datasets
 from leviathan_train.config.load import Config
 from leviathan_train.run.records import Phase
@@ -57,6 +57,11 @@ class LeviathanPlugin(BasePlugin):
         self.raw = copy.deepcopy(dict(cfg))
         for key in NOT_SETTINGS:
             self.raw.pop(key, None)
+        if cfg.get("seed") is None:
+            # As Axolotl means it: its own default (utils/schemas/validation.py, `set_default_seed`)
+            # counts only for a `seed:` without a value, and without one the rows that it prepares
+            # come in another order each time.
+            cfg["seed"] = DEFAULTS["seed"]
         resumed = cfg.get("resume_from_checkpoint")
         if cfg.get("lora_model_dir") and (Path(str(resumed)) / "adapter_config.json").is_file():
             # Axolotl would shape the adapter as that one is (loaders/adapter.py, `load_lora`),
