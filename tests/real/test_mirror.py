@@ -224,7 +224,7 @@ def test_an_interrupted_fetch_goes_on_where_it_ended(tmp_path: Path, url: str) -
     ("place", "env", "status", "words"),
     [
         ("s3://nothing-there/x", {}, 2, "bucket does not exist"),
-        ("s4://bucket/x", {}, 2, "Protocol not known: s4"),
+        ("s4://bucket/x", {}, 2, "s4:// is not a known protocol"),
         ("s3://runs/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "Could not connect"),
         ("s3://runs/x", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, 2, "credentials"),
         ("file:///proc/none", {}, 2, "/proc/none"),

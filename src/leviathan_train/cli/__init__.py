@@ -167,7 +167,8 @@ def main(args: list[str] | None = None) -> None:
         status = USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)  # only a usage error has one
-        where = context.command_path if context else "leviathan"
+        named = own[0] if own and own[0] in COMMANDS else ""  # an option without its value
+        where = context.command_path if context else f"leviathan {named}".strip()
         _report(error.format_message(), f"See:  {where} --help", debug)
         status = USAGE
     except click.Abort:  # at a question

@@ -22,7 +22,7 @@ from leviathan_train.cli.options import (
 from leviathan_train.cli.prompts import TerminalDialog
 from leviathan_train.config.load import Config, load_config
 from leviathan_train.errors import DONE, UsageError
-from leviathan_train.launch.command import has_gpu
+from leviathan_train.launch.command import check_launcher, has_gpu
 from leviathan_train.launch.follow import stopped_by
 from leviathan_train.launch.join import Joiner
 from leviathan_train.launch.machines import layout_of
@@ -149,6 +149,8 @@ def train(
             if plan is None:
                 return DONE if dry_run else _done_before(starter, screen, on_end)
             if dry_run:
+                if accelerate_args:
+                    check_launcher(accelerate_args)
                 screen.command(plan.argv)
                 return DONE
             if slurm:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config import rows
-from leviathan_train.config.load import Config, entries, normalise
+from leviathan_train.config.load import Config, entries, nearest, normalise
 from leviathan_train.config.row_types import TOKENISED, Want, fitting, messages_of, wanted
 from leviathan_train.config.rows import DataError, Row
 from leviathan_train.system.units import count
@@ -145,6 +145,9 @@ def _check_columns(
     names = ", ".join(list(columns)[:12]) + (", ..." if len(columns) > 12 else "")
     fits = fitting(columns, first.values)
     hint = f"What would fit:  {fits}" if fits else "Rename the columns, or choose another type."
+    if own := _named_column(source.entry, [one for one in want.columns if one not in columns]):
+        close = nearest(own[1], columns)
+        hint = f"Did you mean  {own[0]}: {close}?" if close else f"Correct  {own[0]}: {own[1]}"
     only = next(iter(columns))
     if source.kind == "csv" and len(columns) == 1 and any(char in only for char in ";\t|"):
         hint = "Separate the cells by commas."
@@ -153,6 +156,16 @@ def _check_columns(
         f"{config.at(source.key)}: type: {want.label} wants the column{plural}"
         f" {' and '.join(want.columns)}; {source.file} has {names}.",
         hint,
+    )
+
+
+def _named_column(entry: Mapping[str, Any], missing: Sequence[str]) -> tuple[str, str] | None:
+    """The key of an entry, or of its own format, that names one of these columns, and the name."""
+    kind = entry.get("type")
+    named = {**(kind if isinstance(kind, Mapping) else {}), **entry}
+    return next(
+        ((key, str(value)) for key, value in named.items() if "field" in key and value in missing),
+        None,
     )
 
 

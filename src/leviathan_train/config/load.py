@@ -246,4 +246,7 @@ def _similar_config(path: Path) -> str:
     best = nearest(str(path), names)
     if best:
         return f"Did you mean {best}?"
-    return f"The folder has: {', '.join(names[:5])}." if names else "Name an Axolotl YAML file."
+    more = ", ..." if len(names) > 5 else ""
+    return (
+        f"The folder has: {', '.join(names[:5])}{more}." if names else "Name an Axolotl YAML file."
+    )

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,6 +103,30 @@ def check_packages() -> None:
                 f"The package {name} is not installed in {sys.prefix}.",
                 "Install it with:  pip install leviathan-train    or run ./scripts/quickstart.sh",
             )
+
+
+def check_launcher(accelerate: Sequence[str]) -> None:
+    """Check the arguments for `accelerate launch` by its own parser, which takes a second or two.
+
+    Raises:
+        UsageError: the launcher would refuse them.
+    """
+    code = (
+        "import sys; from accelerate.commands.launch import launch_command_parser as parser;"
+        " parser().parse_args([*sys.argv[1:], '-m', 'axolotl.cli.train'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *accelerate], capture_output=True, text=True, check=False
+    )
+    if done.returncode and (refused := re.search(r"^.+?: error: (.+)", done.stderr, re.MULTILINE)):
+        raise launcher_refuses(refused[1])
+
+
+def launcher_refuses(why: str) -> UsageError:
+    """The refusal of arguments that accelerate does not take."""
+    return UsageError(
+        f"accelerate refuses what stands after --: {why}", "See:  accelerate launch --help"
+    )
 
 
 def build_argv(

@@ -79,11 +79,17 @@ def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change], type
     if refused:
         first = refused[0]
         keys = ", ".join(change.key for change in refused)
+        hint = (
+            f"Restore it, or start another run with:  {typed.again(*_another(config.output_dir))}"
+            f"    or start over with:  {typed.again('--resume', 'never')}"
+        )
+        if config.resume_from_checkpoint:
+            told = config.at("resume_from_checkpoint")
+            hint = f"Restore it, or name another checkpoint, or none, in {told}."
         raise UsageError(
             f"{config.at(keys)} must stay as in {checkpoint.name}"
             f" ({first.key} was {first.shown[0]}): {first.why}.",
-            f"Restore it, or start another run with:  {typed.again(*_another(config.output_dir))}"
-            f"    or start over with:  {typed.again('--resume', 'never')}",
+            hint,
         )
 
 

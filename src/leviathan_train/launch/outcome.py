@@ -21,6 +21,7 @@ from leviathan_train.errors import (
     LeviathanError,
     UsageError,
 )
+from leviathan_train.launch.command import launcher_refuses
 from leviathan_train.run.folder import Run
 from leviathan_train.run.lookup import in_command
 from leviathan_train.run.records import Cause, End, Ending
@@ -89,9 +90,7 @@ def failure(run: Run, end: End, log: Path, again: str = "") -> LeviathanError:
             "Install one that is supported:  pip install leviathan-train",
         )
     if end.cause is Cause.USAGE:
-        return UsageError(
-            f"accelerate refuses what stands after --: {why}", "See:  accelerate launch --help"
-        )
+        return launcher_refuses(why)
     if end.cause is Cause.CONFIG:
         return UsageError(f"Axolotl refuses the config: {why}", f"The whole log: {log}")
     if end.cause is Cause.DISK and (last := checkpoints.latest(checkpoints.scan(run))):

@@ -94,7 +94,8 @@ class Allocation:
         if requeue:
             raise UsageError(
                 "--requeue works only in a Slurm job, and SLURM_JOB_ID is not set.",
-                "Put the command into a batch script and submit it:  sbatch slurm.sbatch",
+                "Put the command into a batch script, such as leviathan-train's docs/slurm.sbatch,"
+                " and submit that with sbatch.",
             )
         return None
 

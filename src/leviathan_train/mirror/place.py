@@ -51,9 +51,18 @@ class Place:
         return _FIELDS.sub(lambda match: shlex.quote(values[match[1]]), self.url)
 
 
+def _is_protocol(scheme: str) -> bool:
+    """Whether fsspec, which opens the places, knows a protocol."""
+    if scheme in _PROTOCOLS:
+        return True
+    import fsspec
+
+    return scheme in fsspec.available_protocols()
+
+
 def _meant(text: str) -> str:
     """What was probably meant by a name with a colon that is no URL, as a hint."""
-    scheme, _, rest = text.partition(":")
+    scheme, rest = re.split(r":|//", text, maxsplit=1)
     if scheme in _PROTOCOLS:
         return f"Did you mean {scheme}://{rest.lstrip('/')}?"
     return (
@@ -87,7 +96,17 @@ def place_of(run: Run, values: Mapping[str, Any], option: str | None = None) -> 
                 "Example:  rclone copy {path} remote:{run}/{name}",
             )
         return Place(text, run.name)
-    if "://" not in text:
+    scheme, gap, rest = text.partition("://")
+    if gap and not rest.strip("/"):
+        raise UsageError(f"{named}: {text} names no place.", f"Example:  {named} s3://bucket/runs")
+    if gap and not _is_protocol(scheme):
+        raise UsageError(
+            f"{named}: {scheme}:// is not a known protocol.",
+            "Known are s3://, gs://, az://, hf://, sftp:// and file://.",
+        )
+    if not gap and text.split("//")[0] in _PROTOCOLS:
+        raise UsageError(f"{named}: {text} is neither a URL nor a folder.", _meant(text))
+    if not gap:
         if ":" in text.split("/")[0]:
             shown = "this" if "@" in text else text  # it may hold a password
             raise UsageError(f"{named}: {shown} is neither a URL nor a folder.", _meant(text))

@@ -74,14 +74,20 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence
         if folded := _folded_to(room, shown, least):
             shown = folded
             break
-    else:
-        shown = columns  # it would be too wide all the same
+    else:  # a long word is broken, or all of it would be too wide all the same
+        shown = _folded_to(room or 0, shown, _FOLDED, break_long_words=True) or columns
     aligned = [[cell.ljust(max(map(len, column))) for cell in column] for column in shown]
     header, *body = ("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
     print("\n".join([header, "-" * _width(shown), *body]))
 
 
-def _folded_to(room: int, columns: Sequence[Sequence[str]], least: int) -> list[list[str]] | None:
+def _folded_to(
+    room: int,
+    columns: Sequence[Sequence[str]],
+    least: int,
+    *,
+    break_long_words: bool = False,
+) -> list[list[str]] | None:
     """The columns with the cells of the widest in several lines; None if that does not help, or
     leaves it less than `least` cells."""
     widest = max(range(len(columns)), key=lambda at: max(map(len, columns[at])))
@@ -90,7 +96,8 @@ def _folded_to(room: int, columns: Sequence[Sequence[str]], least: int) -> list[
         return None
     folded: list[list[str]] = [[] for _ in columns]
     for row in zip(*columns, strict=True):
-        parts = textwrap.wrap(row[widest], max(left, 1), **_WHOLE_WORDS) or [""]
+        how = _WHOLE_WORDS | {"break_long_words": break_long_words}
+        parts = textwrap.wrap(row[widest], max(left, 1), **how) or [""]
         for number, part in enumerate(parts):
             for at, cell in enumerate(row):
                 folded[at].append(part if at == widest else "" if number else cell)

@@ -184,6 +184,8 @@ def status(now: Activity) -> Value:
         "pausing": now.asked is not None,
         "mirror": mirror(now.run),
     }
+    if not now.training:
+        value |= {"next_save_step": None, "next_save_at": None}
     shown: Value = finite(value)
     return shown
 

@@ -162,7 +162,7 @@ def test_a_place_out_of_reach_stops_a_start_only_if_there_is_nothing_here(
         (None, None, ""),
         ("{there}", Level.OK, "it has 2 checkpoints, up to step 20"),
         ("{nowhere}", Level.OK, "it has none yet"),
-        ("s4://x", Level.ERROR, "Protocol not known"),
+        ("s4://x", Level.ERROR, "s4:// is not a known protocol"),
         ("cp {name} x", Level.ERROR, "a command needs {path}"),
         ("cp {path} x", None, ""),
     ],

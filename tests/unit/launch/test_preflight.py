@@ -99,8 +99,9 @@ def test_a_value_of_a_wrong_kind_is_an_error_with_its_line(plain: Path) -> None:
 
 
 def test_a_key_that_a_foreign_plugin_may_know_is_a_warning(plain: Path) -> None:
-    (finding,) = bad(look(plain, "plugins=[other.Plugin]", "xyzzy=1"), "keys")
-    assert finding.level == "warning"
+    key, plugin = bad(look(plain, "plugins=[other.Plugin]", "xyzzy=1"), "keys")
+    assert (key.level, plugin.level) == ("warning", "error")
+    assert "plugins: other.Plugin cannot be loaded" in plugin.message
 
 
 def test_changes_since_the_checkpoint_have_the_level_of_their_effect(

@@ -162,6 +162,7 @@ def test_what_is_no_place_is_refused(text: str) -> None:
     [
         ("s3:/bucket/x", "Did you mean s3://bucket/x?"),
         ("sftp:me@host/x", "Did you mean sftp://me@host/x?"),
+        ("s3//bucket/x", "Did you mean s3://bucket/x?"),
         ("host:/backup", "sftp://host/folder"),
         ("remote:runs", "a command with {path}"),
     ],
@@ -174,6 +175,15 @@ def test_a_typo_in_a_url_is_no_folder(text: str, told: str) -> None:
         place_of(Run(Path("run")), {}, "me:secret@host:/x")
     assert "secret" not in f"{refused.value} {refused.value.hint}"
     assert place_of(Run(Path("run")), {}, f"./{text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("s4://bucket", "s4:// is not a known protocol"), ("hf://", "no place")]
+)
+def test_a_url_that_leads_nowhere_is_refused_before_it_is_tried(text: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        place_of(Run(Path("run")), {}, text)
+    assert place_of(Run(Path("run")), {}, "memory://x")  # one of fsspec's own
 
 
 def test_the_run_itself_is_no_other_place(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def test_a_narrow_terminal_goes_without_the_columns_that_can_be_spared(
     assert table_at(38, monkeypatch, rows)[0].split() == ["Run", "Steps", "State"]
     narrow = table_at(30, monkeypatch, rows)
     assert narrow[0].split() == ["Run", "State"] and max(map(len, narrow)) <= 30
+    long = table_at(22, monkeypatch, rows)
+    assert max(map(len, long)) <= 22 and [line.split()[0] for line in long[2:]] == [
+        "a" * 14,
+        "a" * 6,
+    ]
     assert "Steps" in table_at(10, monkeypatch, rows)[0], "leaving it out would not help"
 
 
