@@ -19,8 +19,8 @@ from leviathan_train.ui import text, values
 
 @click.command(short_help="Delete old ones: show the plan, then delete.")
 @run_argument
-@click.option("--keep", type=Count(), metavar="N", help="Keep the newest N intact ones.")
-@click.option("--keep-every", type=Count(), metavar="K", help="Also keep multiples of K steps.")
+@click.option("--keep", type=int, metavar="N", help="Keep the newest N intact ones.")
+@click.option("--keep-every", type=int, metavar="K", help="Also keep multiples of K steps.")
 @click.option(
     "--keep-best",
     type=Count(min=0),
