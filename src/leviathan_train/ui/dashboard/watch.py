@@ -22,7 +22,7 @@ from leviathan_train.run import lookup
 from leviathan_train.run.folder import Run
 from leviathan_train.run.records import End, Ending
 from leviathan_train.system.units import clock, duration
-from leviathan_train.ui.text import console, number, one_line, phase, steps
+from leviathan_train.ui.text import console, folded, number, one_line, phase, steps
 
 if TYPE_CHECKING:
     from typing import Any, TextIO
@@ -47,7 +47,7 @@ def watch(run: Run) -> None:
             return
         last = Feed(run).look()
     for told in summary(last):
-        print(told, flush=True)
+        print(folded(told, sys.stdout), flush=True)
 
 
 def _draw(run: Run) -> Activity:
