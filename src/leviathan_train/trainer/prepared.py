@@ -5,6 +5,7 @@ In the trainer's process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -60,11 +61,18 @@ def note_files(cfg: Any, names: Collection[str], files: Iterable[str]) -> None:
 
     Where two trainings prepare rows at once, each notes its files for both.
     """
-    noted = read_object(_files_file(cfg))
-    paths = set(map(os.path.realpath, files))
-    more = {name: sorted(paths | set(noted.get(name, ()))) for name in names}
+    paths, noted = set(map(os.path.realpath, files)), _noted_files(cfg)
+    noted |= {name: paths | noted.get(name, set()) for name in names}
     left = folders(cfg)
-    write_json(_files_file(cfg), {name: of for name, of in (noted | more).items() if name in left})
+    with contextlib.suppress(OSError):  # without it they are rows of unknown files
+        write_json(
+            _files_file(cfg), {name: sorted(of) for name, of in noted.items() if name in left}
+        )
+
+
+def _noted_files(cfg: Any) -> dict[str, set[str]]:
+    noted = read_object(_files_file(cfg))
+    return {name: set(map(str, of)) for name, of in noted.items() if isinstance(of, list)}
 
 
 def discard(cfg: Any, made_of: Iterable[str] | None = None) -> None:
@@ -85,13 +93,12 @@ def discard(cfg: Any, made_of: Iterable[str] | None = None) -> None:
     folder = upstream.prepared_folder(cfg)
     if not folder.is_dir():
         return
-    noted = read_object(_files_file(cfg))
-    changed = set(map(os.path.realpath, made_of or ()))
+    noted, changed = _noted_files(cfg), set(map(os.path.realpath, made_of or ()))
     try:
         with FileLock(upstream.prepared_lock(folder), timeout=0):
             for name in folders(cfg):
                 of = noted.get(name)
-                is_old = made_of is not None and (of is None or changed & set(of))
+                is_old = made_of is not None and (of is None or changed & of)
                 if is_old or not _is_whole(folder / name):
                     shutil.rmtree(folder / name)
     except Timeout:
