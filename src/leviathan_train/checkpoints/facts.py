@@ -66,6 +66,8 @@ def facts_of(
     """
     if metric is not None:
         metric = f"eval_{metric.removeprefix('eval_')}"
+        if metric == "eval_loss" and not greater_is_better:
+            metric = None  # as where none is named, which older checkpoints do not tell apart
     history = [entry for entry in state.get("log_history") or [] if isinstance(entry, dict)]
     evaluated = [entry for entry in history if "eval_loss" in entry or metric in entry]
     losses = [loss for e in evaluated if (loss := finite(e.get("eval_loss"))) is not None]

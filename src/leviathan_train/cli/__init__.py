@@ -131,9 +131,11 @@ def cli(debug: bool) -> None:
 def _of_system(error: OSError | UnicodeEncodeError) -> tuple[str, str, int]:
     """What the system refused, what to type next, and the exit status."""
     if isinstance(error, UnicodeEncodeError):
-        encoding = sys.getfilesystemencoding()
-        told = f"The encoding of this locale, {encoding}, cannot write {error.object!a}."
-        return told, "Choose one that can, for example:  export LC_ALL=C.UTF-8", USAGE
+        what = error.object[error.start : error.end]
+        told = f"The encoding {error.encoding} cannot write {what!a}."
+        if "utf" in error.encoding:
+            return told, "Take it out of the name, or of the config.", USAGE
+        return told, "Choose a locale that can, for example:  export LC_ALL=C.UTF-8", USAGE
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENAMETOOLONG:
         return f"{where}{error.strerror}.", "Choose a shorter name.", USAGE
@@ -167,7 +169,7 @@ def main(args: list[str] | None = None) -> None:
         status = USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)  # only a usage error has one
-        named = own[0] if own and own[0] in COMMANDS else ""  # an option without its value
+        named = next((word for word in own if word in COMMANDS), "")  # an option lacks its value
         where = context.command_path if context else f"leviathan {named}".strip()
         _report(error.format_message(), f"See:  {where} --help", debug)
         status = USAGE

@@ -164,7 +164,11 @@ def _named_column(entry: Mapping[str, Any], missing: Sequence[str]) -> tuple[str
     kind = entry.get("type")
     named = {**(kind if isinstance(kind, Mapping) else {}), **entry}
     return next(
-        ((key, str(value)) for key, value in named.items() if "field" in key and value in missing),
+        (
+            (str(key), str(value))
+            for key, value in named.items()
+            if "field" in str(key) and str(value) in missing
+        ),
         None,
     )
 

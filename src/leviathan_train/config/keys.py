@@ -10,7 +10,7 @@ from typing import Any
 from leviathan_train.config import schema as schemas
 from leviathan_train.config.lines import KeyPath, Places, places, shown
 from leviathan_train.config.load import PLUGIN, Config, nearest
-from leviathan_train.config.schema import Node, Schema
+from leviathan_train.config.schema import INTEGRATIONS, Node, Schema
 from leviathan_train.config.values import wrong_values
 
 # What other trainers call it; the spelling alone would suggest something else.
@@ -38,7 +38,6 @@ _FOREIGN = {
     "target_modules": "lora_target_modules",
     "train_on_split": "split",
 }
-_BUNDLED = "axolotl.integrations."
 
 
 class Kind(Enum):
@@ -100,7 +99,7 @@ def _unknown(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:
         if top and owner:
             why = "would be dropped: the plugin that knows it is not named"
             hint = f"Add to plugins:  {owner}"
-        elif top and schema.failed:
+        elif top and not schema.knows_all:
             why = "is unknown to Axolotl, unless one of the plugins brings it"
             kind = Kind.MAYBE_OF_PLUGIN
         where, line = _place(config, at, path)
@@ -121,13 +120,13 @@ def _twice(config: Config, at: Places) -> Iterator[Problem]:
 
 def _plugins(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:
     """The plugins that cannot be loaded: Axolotl ends, or trains without them."""
-    for plugin, why in schema.failed.items():
+    for plugin, failure in schema.failed.items():
         where, line = _place(config, at, ("plugins", config.plugins.index(plugin)))
-        message = f"{where}: plugins: {plugin} cannot be loaded: {why}."
-        known = {name.removeprefix(_BUNDLED): name for name in [*schema.bundled, PLUGIN]}
-        close = nearest(plugin.removeprefix(_BUNDLED), known)
+        message = f"{where}: plugins: {plugin} cannot be loaded: {failure.why}."
+        known = {name.removeprefix(INTEGRATIONS): name for name in [*schema.bundled, PLUGIN]}
+        close = nearest(plugin.removeprefix(INTEGRATIONS), known)
         hint = f"Did you mean {known[close]}?" if close else "Install it, or correct its name."
-        yield Problem(Kind.PLUGIN, "plugins", line, message, hint)
+        yield Problem(Kind.PLUGIN, "plugins", line, message, hint, failure.is_import)
 
 
 def _wrong(config: Config, schema: Schema, at: Places) -> Iterator[Problem]:

@@ -70,11 +70,13 @@ class Config:
         plugins = [name.replace(":", ".") for name in plugins]
         return plugins if PLUGIN in plugins else [*plugins, PLUGIN]
 
+    def is_set(self, key: str) -> bool:
+        """Whether a key, or one below it, was given by `--set`."""
+        return any(name.split(".")[0] == key for name in self.overrides)
+
     def at(self, key: str) -> str:
         """What begins with a key, behind where that was given: `--set`, or else the file."""
-        given = {name.split(".")[0] for name in self.overrides}
-        name = re.split(r"\W", key)[0]
-        return f"{'--set' if name in given else self.path}: {key}"
+        return f"{'--set' if self.is_set(re.split(r'[^A-Za-z0-9_]', key)[0]) else self.path}: {key}"
 
     @property
     def prepared_path(self) -> Path:
@@ -139,7 +141,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     check_answers(Path(output_dir))
     if Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise UsageError(
-            f"{path}: output_dir {output_dir} is a file.", "Name a folder for the run instead."
+            f"{config.at('output_dir')} {output_dir} is a file.",
+            "Name a folder for the run instead.",
         )
     return config
 

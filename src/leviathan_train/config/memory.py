@@ -129,9 +129,12 @@ def linear_modules(config: Config) -> list[str]:
 
 
 def modules(config: Config) -> set[str]:
-    """Names of all modules of the base model that hold weights, as `linear_modules`."""
+    """Names of the base model's modules with weights in or below them, as `linear_modules`."""
     base = _base(config)
-    return set() if isinstance(base, str) else {name.rpartition(".")[0] for name in base.tensors}
+    if isinstance(base, str):
+        return set()
+    parts = (name.split(".") for name in base.tensors)
+    return {".".join(part[:count]) for part in parts for count in range(1, len(part))}
 
 
 def _is_half(values: Mapping[str, Any]) -> bool:

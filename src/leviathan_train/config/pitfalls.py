@@ -21,6 +21,8 @@ from leviathan_train.config.requirements import is_on
 from leviathan_train.system.files import read_object
 
 _LAYER = re.compile(r"\D*\.(\d+)\.")
+_OTHER_SHAPE = "overrides_of_model_config"
+_NEW_HEADS = ("reward_model", "process_reward_model")
 _PATHS = (
     "base_model",
     "base_model_config",
@@ -102,6 +104,8 @@ def _saved_modules(config: Config) -> Iterator[Pitfall]:
     named = config.values.get("lora_modules_to_save")
     if not isinstance(named, list) or not config.values.get("adapter"):
         return
+    if any(config.values.get(key) for key in (*_NEW_HEADS, _OTHER_SHAPE)):
+        return
     known = modules(config)
     strange = [
         name
@@ -121,15 +125,18 @@ def _layers(config: Config) -> Iterator[Pitfall]:
     named = config.values.get("peft_layers_to_transform")
     if not isinstance(named, list) or not config.values.get("adapter"):
         return
+    if any(config.values.get(key) for key in ("peft_layer_replication", _OTHER_SHAPE)):
+        return  # it has other layers than its files
     found = (_LAYER.match(module) for module in modules(config))
     there = {int(match[1]) for match in found if match}
-    strange = [number for item in named if (number := normalise(item)) not in there]
+    numbers = [number for item in named if type(number := normalise(item)) is int]
+    strange = [number for number in numbers if number not in there]
     if there and strange:
         yield Pitfall(
             "peft_layers_to_transform: the base model has no layer"
             f" {', '.join(map(str, strange))}; its last is {max(there)}.",
             f"Name layers from 0 to {max(there)}.",
-            fails=len(strange) == len(named),
+            fails=len(strange) == len(named),  # else peft passes them over
         )
 
 
@@ -186,7 +193,7 @@ def _length(config: Config) -> Iterator[Pitfall]:
     folder = model_folder(str(config.values.get("base_model")))
     found = read_object(folder / "config.json") if folder else {}
     most = found.get("max_position_embeddings")
-    stretched = ("rope_scaling", "rope_parameters", "overrides_of_model_config")
+    stretched = ("rope_scaling", "rope_parameters", _OTHER_SHAPE)
     if any(config.values.get(key) for key in stretched):
         return
     if isinstance(length, int) and isinstance(most, int) and 0 < most < length:

@@ -33,6 +33,10 @@ TIMEOUT = 300.0
 KEPT = 16
 """Answers in the cache; with one more, the oldest goes."""
 
+INTEGRATIONS = "axolotl.integrations."
+_failed_answers: dict[str, dict[str, Any]] = {}
+"""The answers of this process that name a plugin which cannot be loaded, by their state."""
+
 Node = Mapping[str, Any]
 """The type of a value: a schema of pydantic_core."""
 _UNCHECKED = {"unchecked": True}
@@ -47,6 +51,18 @@ class Bundled:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a plugin cannot be loaded.
+
+    Attributes:
+        is_import: it cannot be imported; Axolotl says so in its log, and trains without it.
+    """
+
+    why: str
+    is_import: bool
+
+
+@dataclass(frozen=True)
 class Schema:
     """What Axolotl knows, with one config's plugins.
 
@@ -55,7 +71,8 @@ class Schema:
         bundled: the full names of the plugins that come with Axolotl.
         others: those of them that the config does not name.
         is_complete: no plugin of others may change a value before it is judged.
-        failed: the plugins that cannot be loaded, so that their keys are not among them, and why.
+        failed: the plugins that cannot be loaded.
+        knows_all: whether the keys of all named plugins are among them.
         choices: the names that a text key may hold, where its type is any text.
         strategies: the prompt strategies; by `rl`, "" for supervised fine-tuning.
     """
@@ -64,7 +81,8 @@ class Schema:
     bundled: Sequence[str]
     others: Sequence[Bundled]
     is_complete: bool
-    failed: Mapping[str, str]
+    failed: Mapping[str, Failure]
+    knows_all: bool
     choices: Mapping[str, Sequence[str]]
     strategies: Mapping[str, Sequence[str]]
 
@@ -81,18 +99,19 @@ def ask(plugins: Iterable[str], tell: Callable[[str], None] = lambda line: None)
     Raises:
         LeviathanError: Axolotl cannot be asked; the message says why.
     """
-    ours = {"leviathan_train", *_bundled_folders()}
     named = [name.replace(":", ".") for name in plugins]  # one name, for axolotl 0.21
     failed = {name: why for name in named if (why := _missing(name))}
-    strangers = sorted({name for name in named if bundled_folder(name) not in ours} - failed.keys())
+    chosen = {bundled_folder(name) for name in named if _is_bundled(name)}
+    ours = {name for name in named if _is_bundled(name) or name == PLUGIN}
+    strangers = sorted(set(named) - ours - failed.keys())
     document = _document(tuple(strangers), tell)
-    chosen = {bundled_folder(name) for name in named}
     bundled = {folder: Bundled(**entry) for folder, entry in document["bundled"].items()}
-    failed |= {name: of["error"] for name, of in document["named"].items() if "error" in of}
+    of_others = document["named"].items()
+    failed |= {name: Failure(of["error"], of["import"]) for name, of in of_others if "error" in of}
     keys = dict(document["keys"])
     for folder in chosen & bundled.keys():
         keys = {**bundled[folder].keys, **keys}
-    for entry in document["named"].values():
+    for _, entry in of_others:
         keys = {**entry.get("keys", {}), **keys}
     return Schema(
         keys=keys,
@@ -100,6 +119,7 @@ def ask(plugins: Iterable[str], tell: Callable[[str], None] = lambda line: None)
         others=[plugin for folder, plugin in bundled.items() if folder not in chosen],
         is_complete=not strangers and not failed,
         failed=failed,
+        knows_all=not failed and not any("unread" in entry for _, entry in of_others),
         choices=document["choices"],
         strategies=document["strategies"],
     )
@@ -138,26 +158,50 @@ def bundled_folder(plugin: str) -> str:
 
     Axolotl also takes `liger.LigerPlugin` (integrations/base.py, `load_plugin`).
     """
-    return plugin.removeprefix("axolotl.integrations.").split(".")[0]
+    return plugin.removeprefix(INTEGRATIONS).split(".")[0]
 
 
-def _missing(plugin: str) -> str:
-    """What a plugin's name names that is not there, as its files tell; empty if all is."""
+def _missing(plugin: str) -> Failure | None:
+    """What a plugin's name names that is not there, as far as its files tell."""
     module, _, name = plugin.rpartition(".")
-    if not module:
-        return "it is no MODULE.CLASS"
-    if module.startswith("leviathan_train"):
-        return "" if plugin == PLUGIN else f"leviathan_train has only {PLUGIN}"
-    package, part = _package("axolotl"), bundled_folder(plugin)
-    inside = package / "integrations" / part if package else None
-    if inside is None or not inside.is_dir():
-        is_there = inside is not None and inside.with_suffix(".py").is_file()
-        if not module.startswith("axolotl.integrations."):
-            is_there = is_there or _find(module.split(".")[0]) is not None
-        return "" if is_there else f"there is no {module}"
+    if not re.fullmatch(r"\w+(\.\w+)+", plugin):
+        return Failure("it is no MODULE.CLASS", is_import=False)
+    if module.split(".")[0] == "leviathan_train":
+        there = plugin == PLUGIN
+        return None if there else Failure(f"leviathan_train has only {PLUGIN}", is_import=False)
+    part = bundled_folder(plugin)
+    if not _is_bundled(plugin):
+        is_file = f"{part}.py" in _bundled_folders()
+        outside = not module.startswith(INTEGRATIONS) and _is_there(module.split(".")[0])
+        known = is_file or outside
+        return None if known else Failure(f"there is no {module}", is_import=True)
+    package = _package("axolotl")
+    assert package  # it has the folder
     word = re.compile(rf"\b{re.escape(name)}\b")
-    texts = (file.read_text("utf-8", "replace") for file in inside.rglob("*.py"))
-    return "" if any(map(word.search, texts)) else f"axolotl.integrations.{part} has no {name}"
+    files = (package / "integrations" / part).rglob("*.py")
+    if any(word.search(file.read_text("utf-8", "replace")) for file in files):
+        return None
+    return Failure(f"{INTEGRATIONS}{part} has no {name}", is_import=False)
+
+
+def _is_bundled(plugin: str) -> bool:
+    """Whether a plugin is one of Axolotl's own.
+
+    `liger.LigerPlugin` is one only where no module is called `liger` (`load_plugin` there).
+    """
+    if bundled_folder(plugin) not in _bundled_folders():
+        return False
+    return plugin.startswith(INTEGRATIONS) or not _is_there(plugin.split(".")[0])
+
+
+def _is_there(name: str) -> bool:
+    """Whether a top-level module can be found, by the hooks of editable installations too."""
+    if _find(name) is not None:
+        return True
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _package(name: str) -> Path | None:
@@ -181,10 +225,13 @@ def _document(strangers: Sequence[str], tell: Callable[[str], None]) -> dict[str
     kept = read_object(file)
     if kept.get("state") == state:
         return dict(kept["answer"])
+    if digest in _failed_answers:
+        return _failed_answers[digest]
     tell("Asking Axolotl which keys it knows: some seconds, once for each version of it.")
     answer = _run_job(strangers)
     if any("error" in entry for entry in answer["named"].values()):
-        return answer  # what the plugin lacks may be there at the next start
+        _failed_answers[digest] = answer  # what it lacks may be there at the next start
+        return answer
     with contextlib.suppress(OSError):
         write_text(file, json.dumps({"state": state, "answer": answer}))
         for old in sorted(file.parent.glob("*.json"), key=lambda one: -one.stat().st_mtime)[KEPT:]:

@@ -6,7 +6,8 @@ writes a JSON document to stdout. PLUGIN are plugins that come neither with Axol
 
     keys      each key that a config may hold, with the type of its value
     bundled   {folder: {name, keys}}: the plugins below axolotl.integrations
-    named     {PLUGIN: {keys}}, or {PLUGIN: {error}} if it cannot be loaded
+    named     {PLUGIN: {keys}}; {PLUGIN: {unread}} with why its keys are not known; if it cannot be
+              loaded {PLUGIN: {error, import}}, `import` telling whether an import failed
     choices   {key: names}: the names that text keys such as `optimizer` may hold
     strategies  {"" or rl: names}: the prompt strategies that `datasets[].type` may name
 """
@@ -131,11 +132,19 @@ def named_plugin(name: str) -> dict[str, Any]:
     from axolotl.integrations.base import load_plugin
 
     try:
-        args = load_plugin(name).get_input_args()
+        plugin = load_plugin(name)
+    except Exception as error:  # whatever a plugin raises while it is imported
+        return {"error": _told(error), "import": isinstance(error, ImportError)}
+    try:
+        args = plugin.get_input_args()
         module, _, cls = str(args or "").rpartition(".")
         return {"keys": keys_of(getattr(importlib.import_module(module), cls)) if args else {}}
-    except Exception as error:  # whatever a plugin raises while it is imported
-        return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+    except Exception as error:  # as above
+        return {"unread": _told(error)}
+
+
+def _told(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def always_loaded() -> set[str]:

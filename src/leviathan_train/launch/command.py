@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,22 +43,23 @@ class Typed:
 
     def check(self) -> str:
         """`leviathan check` for the same config and its `--set` options."""
-        sets = [
-            word
-            for option, value in zip(self.words, self.words[1:], strict=False)
-            if option == "--set"
-            for word in (option, value)
-        ]
-        return shlex.join(("leviathan", "check", *self.words[2:3], *sets))
+        words = [*self.words[2:3], *(word for value in self._sets() for word in ("--set", value))]
+        return shlex.join(("leviathan", "check", *words))
 
-    def without_sets(self) -> Typed:
-        """The same command, with the config as its file has it."""
-        kept = [
-            word
-            for before, word in zip(("", *self.words), self.words, strict=False)
-            if "--set" not in (before, word)
-        ]
+    def without_sets(self, keys: Collection[str]) -> Typed:
+        """The same command, with these keys as the config's file has them."""
+        kept: list[str] = []
+        words = iter(self.words)
+        for word in words:
+            pair = [word, next(words, "")] if word == "--set" else [word]
+            if re.split(r"[.=]", pair[-1])[0].strip() not in keys or len(pair) == 1:
+                kept += pair
         return replace(self, words=tuple(kept))
+
+    def _sets(self) -> list[str]:
+        """The values of `--set`."""
+        pairs = zip(self.words, self.words[1:], strict=False)
+        return [value for option, value in pairs if option == "--set"]
 
     def again(self, *options: str) -> str:
         """The command to type next, with further options, quoted for a shell."""

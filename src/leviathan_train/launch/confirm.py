@@ -69,28 +69,26 @@ class Dialog(Protocol):
         """Ask what to do with prepared rows whose data file changed."""
 
 
-def refuse(config: Config, checkpoint: Checkpoint, found: Sequence[Change], typed: Typed) -> None:
-    """Refuse changes with which the checkpoint cannot be resumed.
+def refuse(config: Config, offer: Offer, found: Sequence[Change], typed: Typed) -> None:
+    """Refuse changes with which the checkpoint that is offered cannot be resumed.
 
     Raises:
         UsageError: naming each of them.
     """
     refused = [change for change in found if change.effect is Effect.REFUSED]
-    if refused:
-        first = refused[0]
-        keys = ", ".join(change.key for change in refused)
-        hint = (
-            f"Restore it, or start another run with:  {typed.again(*_another(config.output_dir))}"
-            f"    or start over with:  {typed.again('--resume', 'never')}"
-        )
-        if config.resume_from_checkpoint:
-            told = config.at("resume_from_checkpoint")
-            hint = f"Restore it, or name another checkpoint, or none, in {told}."
-        raise UsageError(
-            f"{config.at(keys)} must stay as in {checkpoint.name}"
-            f" ({first.key} was {first.shown[0]}): {first.why}.",
-            hint,
-        )
+    if not refused or offer.checkpoint is None:
+        return
+    first, keys = refused[0], ", ".join(change.key for change in refused)
+    other = f"start another run with:  {typed.again(*_another(config.output_dir))}"
+    if offer.from_config:  # another run would be refused, too
+        other = f"name another checkpoint in {config.at('resume_from_checkpoint')}"
+    given = {config.is_set(change.key) for change in refused}
+    where = " and ".join(["--set"] * (True in given) + [str(config.path)] * (False in given))
+    raise UsageError(
+        f"{where}: {keys} must stay as in {offer.checkpoint.name} ({first.key} was"
+        f" {first.shown[0]}): {first.why}.",
+        f"Restore it, or {other}    or start over with:  {typed.again('--resume', 'never')}",
+    )
 
 
 def _another(output_dir: Path) -> tuple[str, str]:

@@ -206,14 +206,14 @@ def hurting(config: Config, seen: Survey, told: Collection[str] = ()) -> Iterato
     rows = f"{seen.rows + seen.eval_rows:,} rows"
     numbers = {"rows": seen.rows, "eval_rows": seen.eval_rows, "seconds": seen.seconds}
     if seen.unknown:
-        base, why, failed = str(config.values.get("base_model")), seen.unknown, False
-        if "Error: " in why:
-            failed = model_folder(base) is not None
-            why = why.rstrip(".") if failed else f"base_model {base} is not on this machine"
+        base, why = str(config.values.get("base_model")), seen.unknown.rstrip(".")
+        failed = "Error: " in why
+        if failed and model_folder(base) is None and not config.values.get("tokenizer_config"):
+            failed, why = False, f"base_model {base} is not on this machine"
+            if not seen.rows + seen.eval_rows:
+                return
         what = f"{rows} counted; which are too long is not known: {why}."
-        if failed or seen.rows + seen.eval_rows:
-            level = Level.WARNING if failed else Level.OK
-            yield Finding(level, Topic.ROWS, what, numbers=numbers)
+        yield Finding(Level.WARNING if failed else Level.OK, Topic.ROWS, what, numbers=numbers)
     elif not seen.whole:
         yield ok(Topic.ROWS, f"The first {rows} were looked at; time was up then.", numbers)
     elif seen.rows and not found and not refused.count:

@@ -225,7 +225,7 @@ class Copying:
             return
         self._trouble = trouble
         if trouble:
-            yield f"⚠️  Not copied to the mirror: {trouble.rstrip('.')}. Training goes on."
+            yield f"⚠️  Not copied to the mirror: {trouble.removesuffix('.')}. Training goes on."
         else:
             yield f"✅ The mirror {self._place.shown} is reached again."
 

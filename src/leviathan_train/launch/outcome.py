@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -28,9 +27,14 @@ from leviathan_train.run.records import Cause, End, Ending
 
 _LONG = 240
 """Characters of a cause that are shown; the log has the rest."""
-_AT_START = re.compile(
-    r"(tokenizer|special_tokens_map|added_tokens|chat_template|vocab|merges|(adapter_|generation_"
-    r"|processor_|preprocessor_)?config)\b.*|tokenizer_config\.json|debug\.log"
+_AT_START = frozenset(
+    (
+        *("adapter_config.json", "config.json", "generation_config.json", "debug.log"),
+        *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"),
+        *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
+        *("added_tokens.json", "special_tokens_map.json"),
+        *("chat_template.jinja", "chat_template.json"),
+    )
 )
 """Files that Axolotl writes before the first step (train.py, `save_initial_configs`)."""
 _USAGE_CAUSES = frozenset({Cause.CONFIG, Cause.USAGE, Cause.UPSTREAM})
@@ -123,7 +127,7 @@ def discard(run: Run, log: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         found = list(run.path.iterdir())
-        if all(_AT_START.fullmatch(file.name) and not file.is_dir() for file in found):
+        if all(file.name in _AT_START and not file.is_dir() for file in found):
             for file in found:
                 file.unlink()
             run.path.rmdir()

@@ -227,7 +227,7 @@ class Starter:
         session = self.run.session()
         log = follow.log_of(session, self.options.layout) if session else self.run.logs
         alone = self.options.layout.machines < 2  # else others read the records still
-        if session and session.begin is None and self._is_new and alone:
+        if session and self._is_new and alone and not _has_trained(self.run):
             log = outcome.discard(self.run, log)
         raise outcome.failure(self.run, end, log, self.options.typed.again())
 
@@ -246,13 +246,13 @@ class Starter:
 
     def switch_branch(self, offer: Offer) -> None:
         """Set the branch that is left aside, and bring back the one that was set aside before."""
+        newest = checkpoints.latest(list(offer.newer))
+        typed = self.options.typed.without_sets(_refused(newest, self.config) if newest else ())
         if aside := set_aside(self.run, offer.newer):
             names = ", ".join(sorted(path.name for path in aside.glob("checkpoint-*")))
             self.dialog.tell(f"Set aside in {aside}: {names}")
-            if newest := checkpoints.latest(list(offer.newer)):
-                back = _bearable(self.options.typed, self.config, newest).again(
-                    "--resume", str(aside / newest.name)
-                )
+            if newest:
+                back = typed.again("--resume", str(aside / newest.name))
                 self.dialog.tell(f"Bring them back with:  {back}")
         if offer.checkpoint and offer.superseded:
             names = ", ".join(resume.bring_back(self.run, offer.checkpoint))
@@ -271,14 +271,19 @@ class Starter:
         for one in found:
             old, new = one.shown
             self.dialog.tell(f"   {one.key}: {old} -> {new}: {one.effect} ({one.why})")
-        confirm.refuse(self.config, offer.checkpoint, found, self.options.typed)
+        confirm.refuse(self.config, offer, found, self.options.typed)
         return found
 
 
-def _bearable(typed: Typed, config: Config, checkpoint: Checkpoint) -> Typed:
-    """The command of this start, without `--set` where a checkpoint does not bear it."""
+def _has_trained(run: Run) -> bool:
+    """Whether any session of a run came to its first step, or left a checkpoint."""
+    return bool(checkpoints.folders(run)) or any(session.begin for session in run.sessions())
+
+
+def _refused(checkpoint: Checkpoint, config: Config) -> list[str]:
+    """The keys of a config with which a checkpoint cannot be resumed."""
     found = changes_since(origin_of(checkpoint), config)
-    return typed.without_sets() if any(one.effect is Effect.REFUSED for one in found) else typed
+    return [change.key for change in found if change.effect is Effect.REFUSED]
 
 
 def _with(coming: Checkpoint | None, found: list[Checkpoint]) -> list[Checkpoint]:

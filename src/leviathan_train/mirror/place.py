@@ -17,7 +17,8 @@ URL_ENV = "LEVIATHAN_MIRROR_URL"
 read by everybody on the machine, and a URL may hold a password."""
 
 _FIELDS = re.compile(r"\{(\w*)\}")
-_PROTOCOLS = frozenset({"s3", "gs", "az", "hf", "sftp", "ssh", "file"})
+_PROTOCOLS = ("s3", "gs", "az", "hf", "sftp", "ssh", "file")
+_TOLD = "s3://, gs://, az://, hf://, sftp:// and file://, and what else fsspec opens"
 _KNOWN_FIELDS = frozenset({"path", "run", "name"})
 
 
@@ -51,6 +52,38 @@ class Place:
         return _FIELDS.sub(lambda match: shlex.quote(values[match[1]]), self.url)
 
 
+def _check_url(named: str, text: str) -> None:
+    """Refuse a URL that leads nowhere, and what looks like one and is none.
+
+    Raises:
+        UsageError: telling what was probably meant. It shows no login.
+    """
+    scheme, is_url, rest = text.partition("://")
+    scheme = scheme.rpartition("::")[2]  # fsspec takes chains, such as simplecache::s3://
+    if is_url and not rest.strip("/"):
+        raise UsageError(f"{named}: {text} names no place.", f"Example:  {named} s3://bucket/runs")
+    if is_url and not _is_protocol(scheme):
+        raise UsageError(f"{named}: {scheme}:// is not a known protocol.", f"Known are {_TOLD}.")
+    first, slashes, rest = text.partition("//")
+    if is_url or not (":" in text.split("/")[0] or (slashes and first in _PROTOCOLS)):
+        return
+    shown, hint = (
+        text,
+        (
+            "Name a URL such as s3://bucket/runs or sftp://host/folder, or a command with {path}; a"
+            " folder with a colon in its name begins with ./"
+        ),
+    )
+    scheme, rest = re.split(r":|//", text, maxsplit=1)
+    if "@" in text:
+        shown = "this"  # what stands before the @ may be a password
+    elif scheme == "file":
+        hint = f"Did you mean {re.sub('^/+', '/', rest)}?"
+    elif scheme in _PROTOCOLS:
+        hint = f"Did you mean {scheme}://{rest.lstrip('/')}?"
+    raise UsageError(f"{named}: {shown} is neither a URL nor a folder.", hint)
+
+
 def _is_protocol(scheme: str) -> bool:
     """Whether fsspec, which opens the places, knows a protocol."""
     if scheme in _PROTOCOLS:
@@ -58,17 +91,6 @@ def _is_protocol(scheme: str) -> bool:
     import fsspec
 
     return scheme in fsspec.available_protocols()
-
-
-def _meant(text: str) -> str:
-    """What was probably meant by a name with a colon that is no URL, as a hint."""
-    scheme, rest = re.split(r":|//", text, maxsplit=1)
-    if scheme in _PROTOCOLS:
-        return f"Did you mean {scheme}://{rest.lstrip('/')}?"
-    return (
-        "Name a URL such as s3://bucket/runs or sftp://host/folder, or a command with {path}; a"
-        " folder with a colon in its name begins with ./"
-    )
 
 
 def place_of(run: Run, values: Mapping[str, Any], option: str | None = None) -> Place | None:
@@ -96,20 +118,8 @@ def place_of(run: Run, values: Mapping[str, Any], option: str | None = None) -> 
                 "Example:  rclone copy {path} remote:{run}/{name}",
             )
         return Place(text, run.name)
-    scheme, gap, rest = text.partition("://")
-    if gap and not rest.strip("/"):
-        raise UsageError(f"{named}: {text} names no place.", f"Example:  {named} s3://bucket/runs")
-    if gap and not _is_protocol(scheme):
-        raise UsageError(
-            f"{named}: {scheme}:// is not a known protocol.",
-            "Known are s3://, gs://, az://, hf://, sftp:// and file://.",
-        )
-    if not gap and text.split("//")[0] in _PROTOCOLS:
-        raise UsageError(f"{named}: {text} is neither a URL nor a folder.", _meant(text))
-    if not gap:
-        if ":" in text.split("/")[0]:
-            shown = "this" if "@" in text else text  # it may hold a password
-            raise UsageError(f"{named}: {shown} is neither a URL nor a folder.", _meant(text))
+    _check_url(named, text)
+    if "://" not in text:
         text = f"file://{Path(text).expanduser().absolute()}"
     if text.startswith("file://"):
         target = Path(text.removeprefix("file://")).resolve() / run.name

@@ -51,7 +51,7 @@ def _message(error: BaseException) -> str:
     text = _one_line(str(error))
     if isinstance(error, KeyError):
         key = error.args[0] if error.args else ""
-        is_sentence = isinstance(key, str) and " " in key
+        is_sentence = isinstance(key, str) and len(key.split()) > 3
         return _one_line(key) if is_sentence else f"no column or key {text}"
     if isinstance(error, StopIteration):
         return "no row was left to read"

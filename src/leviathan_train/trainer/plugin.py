@@ -10,6 +10,7 @@ import copy
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ class LeviathanPlugin(BasePlugin):
         self.inputs: dict[str, Any] = {}
         self.ended = 0
         self.reset_preprocess = False
-        self.rows_before: set[str] | None = None
+        self.data_files: list[Path] = []
+        self.rows_before: Mapping[str, int] | None = None
 
     def register(self, cfg: Any) -> None:
         """Called with the config as written, overrides applied; by every axolotl command."""
@@ -88,8 +90,8 @@ class LeviathanPlugin(BasePlugin):
                 # No rank may take old rows that rank 0 has not removed yet.
                 self.reset_preprocess, cfg.is_preprocess = True, True
         if world()[0] == 0:
-            files = [str(path) for _, path in local_datasets(config)]
-            prepared.discard(cfg, files if rebuild else None)
+            self.data_files = [path for _, path in local_datasets(config)]
+            prepared.discard(cfg, self.data_files if rebuild else None)
             self.rows_before = prepared.folders(cfg)
             self.inputs = input_facts(config, prepared.sources(cfg))
             if rebuild or not resumed:
@@ -98,8 +100,8 @@ class LeviathanPlugin(BasePlugin):
     def pre_model_load(self, cfg: Any) -> None:
         if self.reset_preprocess:
             cfg.is_preprocess = None
-        if self.rows_before is not None and (new := prepared.folders(cfg) - self.rows_before):
-            prepared.note_files(cfg, new, self.inputs["data"])
+        if self.rows_before is not None:
+            prepared.note_files(cfg, self.rows_before, self.data_files)
         if self.process:
             self.process.phase(Phase.MODEL)
 

@@ -6,10 +6,11 @@ In the trainer's process.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +50,38 @@ def is_stale(cfg: Any, config: Config) -> bool:
     return any(changed_data(config, sources(cfg)))
 
 
-def folders(cfg: Any) -> set[str]:
-    """The names of the folders of tokenised rows, whole or not; Axolotl names them by a hash."""
+def folders(cfg: Any) -> dict[str, int]:
+    """The folders of tokenised rows, named by Axolotl's hash, and when each was written, in ns.
+
+    0 stands for rows that are half-written.
+    """
     folder = upstream.prepared_folder(cfg)
     found = folder.iterdir() if folder.is_dir() else ()
-    return {rows.name for rows in found if _HASH.fullmatch(rows.name) and rows.is_dir()}
+    return {rows.name: _written(rows) for rows in found if _HASH.fullmatch(rows.name)}
 
 
-def note_files(cfg: Any, names: Collection[str], files: Iterable[str]) -> None:
-    """Note which data files the rows in these folders were prepared from.
+def note_files(cfg: Any, before: Mapping[str, int], files: Iterable[Path]) -> None:
+    """Note from which data files the rows were prepared that are newer than `before`.
 
     Where two trainings prepare rows at once, each notes its files for both.
+
+    Args:
+        before: what `folders` gave.
+        files: files, folders and patterns, as the config has them.
     """
-    paths, noted = set(map(os.path.realpath, files)), _noted_files(cfg)
+    now = folders(cfg)
+    names = [name for name, written in now.items() if before.get(name) != written]
+    if not names:
+        return
+    paths, noted = _real(files), _noted_files(cfg)
     noted |= {name: paths | noted.get(name, set()) for name in names}
-    left = folders(cfg)
-    with contextlib.suppress(OSError):  # without it they are rows of unknown files
+    with contextlib.suppress(OSError):  # without the note they are rows of unknown files
         write_json(
-            _files_file(cfg), {name: sorted(of) for name, of in noted.items() if name in left}
+            _files_file(cfg), {name: sorted(of) for name, of in noted.items() if name in now}
         )
 
 
-def _noted_files(cfg: Any) -> dict[str, set[str]]:
-    noted = read_object(_files_file(cfg))
-    return {name: set(map(str, of)) for name, of in noted.items() if isinstance(of, list)}
-
-
-def discard(cfg: Any, made_of: Iterable[str] | None = None) -> None:
+def discard(cfg: Any, made_of: Iterable[Path] | None = None) -> None:
     """Remove tokenised rows that must not be used, so that they are rebuilt.
 
     A kill may have left some half-written: Axolotl (utils/data/shared.py,
@@ -85,24 +91,49 @@ def discard(cfg: Any, made_of: Iterable[str] | None = None) -> None:
     by Axolotl's own lock.
 
     Args:
-        made_of: data files that changed. All rows that were prepared from one of them are
-            removed, whatever config they are of, and those of which that is not known.
+        made_of: the data files whose rows are to be prepared anew, as for `note_files`. All rows
+            that were prepared from one of them go, whatever config they are of, and those of
+            which that is not known.
     """
     from filelock import FileLock, Timeout
 
     folder = upstream.prepared_folder(cfg)
     if not folder.is_dir():
         return
-    noted, changed = _noted_files(cfg), set(map(os.path.realpath, made_of or ()))
+    noted, paths = _noted_files(cfg), _real(made_of or ())
     try:
         with FileLock(upstream.prepared_lock(folder), timeout=0):
             for name in folders(cfg):
-                of = noted.get(name)
-                is_old = made_of is not None and (of is None or changed & of)
+                is_old = made_of is not None and _overlap(paths, noted.get(name))
                 if is_old or not _is_whole(folder / name):
                     shutil.rmtree(folder / name)
     except Timeout:
         return
+
+
+def _noted_files(cfg: Any) -> dict[str, set[str]]:
+    noted = read_object(_files_file(cfg))
+    return {name: set(map(str, of)) for name, of in noted.items() if isinstance(of, list) and of}
+
+
+def _real(files: Iterable[Path]) -> set[str]:
+    """The real paths of files, and of those that a pattern stands for."""
+    found = (match for file in files for match in glob.glob(str(file)) or [str(file)])
+    return set(map(os.path.realpath, found))
+
+
+def _overlap(paths: Collection[str], noted: Collection[str] | None) -> bool:
+    """Whether rows are of one of these files, or of a folder that holds it, or of nobody knows."""
+    return noted is None or any(
+        path == one or path.startswith(f"{one}{os.sep}") or one.startswith(f"{path}{os.sep}")
+        for path in paths
+        for one in noted
+    )
+
+
+def _written(rows: Path) -> int:
+    files = (rows / name for name in ("dataset_dict.json", "dataset_info.json"))
+    return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
 
 
 def _is_whole(rows: Path) -> bool:

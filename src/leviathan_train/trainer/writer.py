@@ -12,6 +12,7 @@ from leviathan_train.checkpoints import store
 from leviathan_train.checkpoints.final import hide_secrets, keep_final
 from leviathan_train.checkpoints.retention import Policy
 from leviathan_train.checkpoints.store import Seal
+from leviathan_train.config.effects import ORDER
 from leviathan_train.config.redact import redact, secrets
 from leviathan_train.config.versions import installed
 from leviathan_train.errors import LeviathanError
@@ -153,17 +154,26 @@ class CheckpointWriter:
 
     def _coming_rows(self) -> dict[str, str] | None:
         """Digests of this rank's next rows; a data set that gives none is no fault."""
-        loop, seal = self.loop, self.loop.resumed_seal
-        ranks, rank = loop.process.world_size, loop.process.rank
-        if seal and seal.world_size == ranks and loop.trainer.state.global_step == loop.first_step:
-            # No step was done: they are those of the checkpoint. Before its first epoch, a sampler
-            # of packed rows would still give what it was counted with.
-            known = seal.trainer.get("rows") or ()
-            return known[rank] if rank < len(known) else None
+        loop = self.loop
+        if loop.resumed_seal and loop.trainer.state.global_step == loop.first_step:
+            # Before its first epoch, a sampler of packed rows gives what it was counted with.
+            return self._known_rows(loop.resumed_seal)
         try:
             return rows.digests(self.loop.trainer, position(self.loop.trainer))
         except Exception:  # any data set of any plugin
             return None
+
+    def _known_rows(self, seal: Seal) -> dict[str, str] | None:
+        """The digests of the checkpoint that was resumed from; None where other rows come now."""
+        loop, now = self.loop, redact(dict(self.loop.config.values))
+        same = seal.world_size == loop.process.world_size and all(
+            seal.config.get(key) == now.get(key) for key in ORDER
+        )
+        known = seal.trainer.get("rows") or ()
+        if not same or loop.process.session.launch.prepare_anew or len(known) < seal.world_size:
+            return None
+        rows_of_rank: dict[str, str] | None = known[loop.process.rank]
+        return rows_of_rank
 
     def _seal(self, known: list[tuple[list[float], dict[str, str] | None]]) -> Seal:
         loop, args = self.loop, self.loop.trainer.args

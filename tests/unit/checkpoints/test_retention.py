@@ -178,6 +178,23 @@ def test_the_k_best_are_by_the_metric_of_the_config() -> None:
     assert [one.step for one in checkpoints.ranked(tracked[:4])] == [200, 300, 100, 400]
 
 
+def test_eval_loss_named_as_the_metric_is_the_eval_loss_of_older_checkpoints() -> None:
+    losses = {100: 0.5, 200: 0.45, 300: 0.6, 400: 0.58}
+    logs = {step: {"step": step, "eval_loss": loss} for step, loss in losses.items()}
+    found = [
+        replace(
+            checkpoint(step),
+            facts=facts_of(
+                {"global_step": step, "log_history": [log]}, "loss" if step > 200 else None
+            ),
+        )
+        for step, log in logs.items()
+    ]
+    assert [one.step for one in checkpoints.ranked(found)] == [200, 100, 400, 300]
+    told = {one.checkpoint.step: one.reasons[0] for one in plan(found, Policy(1, keep_best=2))}
+    assert told[100] == "one of the best 2 (eval loss 0.5)"
+
+
 @pytest.mark.parametrize("keep", [0, -1])
 def test_keeping_none_is_refused(keep: int) -> None:
     with pytest.raises(UsageError, match="checkpoint to go on from"):

@@ -85,6 +85,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_line(
         (ALPACA, {"type": "chat_template"}, "wants the column messages;", "type: alpaca"),
         (ALPACA, {"type": "completion"}, "wants the column text;", "type: alpaca"),
         ({"body": "a"}, {"type": "completion"}, "wants the column text;", "field: body"),
+        ({"body": "a"}, {"type": "completion", True: "x"}, "wants the column text;", "field: body"),
         ({"text": "a"}, {"type": "completion", "field": "txt"}, "column txt;", "  field: text?"),
         (
             {"messages": [{"role": "user", "content": "a"}]},

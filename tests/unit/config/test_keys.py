@@ -122,7 +122,8 @@ def test_beside_a_plugin_that_cannot_be_loaded_a_top_level_key_cannot_be_judged(
 )
 def test_a_plugin_that_cannot_be_loaded_is_told_with_what_was_meant(plugin: str, hint: str) -> None:
     (found,) = of(plugins=[plugin])
-    assert (found.kind, found.may_pass) == (Kind.PLUGIN, True)
+    # Axolotl trains without what it cannot import, and ends where a class is not there.
+    assert (found.kind, found.may_pass) == (Kind.PLUGIN, "there is no" in found.message)
     assert f"plugins: {plugin} cannot be loaded: " in found.message
     assert hint in found.hint
 

@@ -49,6 +49,24 @@ def test_a_good_config_has_none(tmp_path: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        {"peft_layers_to_transform": [[0, 1]]},
+        {"peft_layers_to_transform": [{"a": 1}, True, None]},
+        {"peft_layers_to_transform": [5], "peft_layer_replication": [[0, 1], [0, 1]]},
+        {"peft_layers_to_transform": [5], "overrides_of_model_config": {"num_hidden_layers": 9}},
+        {"lora_modules_to_save": ["mlp", "self_attn", "layers.0.mlp"]},
+        {"lora_modules_to_save": ["score"], "reward_model": True},
+        {"lora_modules_to_save": [["x"], None], "reward_model": True},
+    ],
+)
+def test_what_peft_may_find_all_the_same_is_none(
+    tmp_path: Path, base: Path, values: dict[str, Any]
+) -> None:
+    assert found(tmp_path, base, adapter="lora", **values) == []
+
+
+@pytest.mark.parametrize(
     ("values", "fails", "words"),
     [
         ({"lora_target_modules": ["query_key_value"]}, True, "has no query_key_value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import os
 import subprocess
@@ -174,27 +175,74 @@ def test_the_keys_of_a_plugin_of_others_are_known(
 
 
 @pytest.mark.parametrize(
-    ("plugin", "why"),
+    ("plugin", "why", "is_import"),
     [
-        ("nowhere.Plugin", "there is no nowhere"),
-        ("Plugin", "it is no MODULE.CLASS"),
-        ("axolotl.integrations.ligr.LigerPlugin", "there is no axolotl.integrations.ligr"),
-        ("axolotl.integrations.liger.LigrPlugin", "axolotl.integrations.liger has no LigrPlugin"),
-        ("liger:LigrPlugin", "axolotl.integrations.liger has no LigrPlugin"),
-        ("leviathan_train.plugin.Plugin", f"leviathan_train has only {PLUGIN}"),
-        ("empty_plugin.Plugin", "AttributeError: module 'empty_plugin' has no attribute 'Plugin'"),
-        ("broken_plugin.Plugin", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("./mine.Plugin", "it is no MODULE.CLASS", False),
+        ("Plugin", "it is no MODULE.CLASS", False),
+        ("nowhere.Plugin", "there is no nowhere", True),
+        ("axolotl.integrations.ligr.LigerPlugin", "there is no axolotl.integrations.ligr", True),
+        ("axolotl.integrations.liger.LigrPlugin", "integrations.liger has no LigrPlugin", False),
+        ("liger:LigrPlugin", "axolotl.integrations.liger has no LigrPlugin", False),
+        ("leviathan_train.plugin.Plugin", f"leviathan_train has only {PLUGIN}", False),
     ],
 )
+def test_a_plugin_that_is_not_there_is_told_without_a_question(
+    plugin: str, why: str, is_import: bool
+) -> None:
+    known = schema.ask([PLUGIN, plugin])
+    ((name, failure),) = known.failed.items()
+    assert name == plugin.replace(":", ".") and failure.why.endswith(why)
+    assert failure.is_import == is_import
+    assert not known.is_complete and not known.knows_all
+
+
 def test_a_plugin_that_cannot_be_loaded_is_told_with_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: str, why: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty_plugin.py").write_text("")
     (tmp_path / "broken_plugin.py").write_text("import nowhere")
-    known = schema.ask([PLUGIN, plugin])
-    assert known.failed == {plugin.replace(":", "."): why}
-    assert not known.is_complete
+    # The last is of the library that is called so, which Axolotl would import, too.
+    names = ["empty_plugin.Plugin", "broken_plugin.Plugin", "kernels.KernelsPlugin"]
+    failed = schema.ask([PLUGIN, *names]).failed
+    assert [failed[name].is_import for name in names] == [False, True, False]
+    whys = [
+        "'empty_plugin' has no attribute 'Plugin'",
+        "No module named 'nowhere'",
+        "'kernels' has",
+    ]
+    for name, why in zip(names, whys, strict=True):
+        assert why in failed[name].why
+
+
+def test_plugins_of_the_users_own_may_be_called_as_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kd").mkdir()
+    for module in ("kd.plugin", "leviathan_train_mine", "shy"):
+        own = OTHERS.format(key=f"{module.split('.')[0]}_own", module=module)
+        file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+        file.write_text(own.replace("shy.Args", "nowhere.Args"))
+    known = schema.ask([PLUGIN, "kd.plugin.Plugin", "leviathan_train_mine.Plugin"])
+    assert not known.failed and known.knows_all
+    assert {"kd_own", "leviathan_train_mine_own"} <= known.keys.keys()
+    assert "kd_ce_alpha" not in known.keys, "nor are its keys those of Axolotl's kd"
+    known = schema.ask([PLUGIN, "shy.Plugin"])
+    assert not known.failed and not known.knows_all, "its keys cannot be read"
+
+
+def test_a_module_of_an_editable_installation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hook:
+        """As setuptools installs one, which no path knows."""
+
+        def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
+            known = name == "editable_plugin"
+            return importlib.machinery.ModuleSpec(name, None) if known else None
+
+    assert "editable_plugin.Plugin" in schema.ask([PLUGIN, "editable_plugin.Plugin"]).failed
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Hook()])
+    assert schema._missing("editable_plugin.Plugin") is None
 
 
 def test_a_plugin_that_failed_is_asked_again(
@@ -205,6 +253,8 @@ def test_a_plugin_that_failed_is_asked_again(
     (tmp_path / "late_plugin.py").write_text(f"import late_dependency\n{own}")
     assert schema.ask([PLUGIN, "late_plugin.Plugin"]).failed
     (tmp_path / "late_dependency.py").write_text("")
+    assert schema.ask([PLUGIN, "late_plugin.Plugin"]).failed, "once in each process"
+    monkeypatch.setattr(schema, "_failed_answers", {})
     assert not schema.ask([PLUGIN, "late_plugin.Plugin"]).failed
 
 

@@ -43,7 +43,7 @@ AT_START = [
 ]
 
 
-@pytest.mark.parametrize("other", [None, "adapter_model.safetensors", "notes.txt", "my/file"])
+@pytest.mark.parametrize("other", [None, "adapter_model.safetensors", "config.yaml", "my/file"])
 def test_a_failed_start_leaves_nothing_but_what_is_not_its_own(
     tmp_path: Path, other: str | None
 ) -> None:

@@ -197,6 +197,20 @@ def test_a_refusal_names_where_the_value_was_given(config: Config) -> None:
         Starter(other, options(), Scripted()).plan()
 
 
+def test_a_refusal_of_what_the_config_resumes_from_says_what_helps(
+    config: Config, tmp_path: Path
+) -> None:
+    elsewhere = Config(config.path, {**config.values, "output_dir": str(tmp_path / "other")})
+    add(elsewhere, 10, lora_r=4)
+    named = f"resume_from_checkpoint={tmp_path / 'other/checkpoint-10'}"
+    starter = Starter(load_config(config.path, [named]), options(), Scripted())
+    with pytest.raises(UsageError, match="lora_r must stay as in checkpoint-10") as refused:
+        starter.plan()
+    hint = str(refused.value.hint)
+    assert "name another checkpoint in --set: resume_from_checkpoint" in hint
+    assert "--resume never" in hint and "output_dir" not in hint
+
+
 def test_a_change_of_the_order_is_asked_about(config: Config) -> None:
     add(config, 10, seed=7)
     person = Scripted()
@@ -514,16 +528,20 @@ def test_a_superseded_branch_is_brought_back_and_the_other_set_aside(config: Con
 def test_what_brings_a_branch_back_leaves_out_settings_that_it_does_not_bear(
     config: Config,
 ) -> None:
-    add(config, 4, 8, 12)
-    typed = Typed((*TYPED.words, "--set", "max_steps=6", "--yes"))
+    for step in (4, 8, 12):  # as plain Axolotl leaves them, judged by their own files
+        made = shapes.make(config.output_dir, step)
+        adapter = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
+        (made / "adapter_config.json").write_text(json.dumps(adapter))
+    kept = ("--set", "logging_steps=7", "--yes")
+    typed = Typed((*TYPED.words, "--set", "max_steps=6", *kept))
     person = Scripted()
-    shorter = load_config(config.path, ["max_steps=6"])
+    shorter = load_config(config.path, ["max_steps=6", "logging_steps=7"])
     starter = Starter(shorter, options(resume="4", typed=typed, yes=True), person)
     plan = starter.plan()
     assert plan
     starter.switch_branch(plan.offer)
     (aside,) = Run(config.output_dir).superseded.iterdir()
-    plain = Typed((*TYPED.words, "--yes"))
+    plain = Typed((*TYPED.words, *kept))
     back = plain.again("--resume", str(aside / "checkpoint-12"))
     assert f"Bring them back with:  {back}" in person.heard
 

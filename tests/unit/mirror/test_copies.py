@@ -161,7 +161,8 @@ def test_what_is_no_place_is_refused(text: str) -> None:
     ("text", "told"),
     [
         ("s3:/bucket/x", "Did you mean s3://bucket/x?"),
-        ("sftp:me@host/x", "Did you mean sftp://me@host/x?"),
+        ("sftp:host/x", "Did you mean sftp://host/x?"),
+        ("file:/mnt/x", "Did you mean /mnt/x?"),
         ("s3//bucket/x", "Did you mean s3://bucket/x?"),
         ("host:/backup", "sftp://host/folder"),
         ("remote:runs", "a command with {path}"),
@@ -171,10 +172,19 @@ def test_a_typo_in_a_url_is_no_folder(text: str, told: str) -> None:
     with pytest.raises(UsageError, match="neither a URL nor a folder") as refused:
         place_of(Run(Path("run")), {}, text)
     assert told in str(refused.value.hint)
-    with pytest.raises(UsageError) as refused:
-        place_of(Run(Path("run")), {}, "me:secret@host:/x")
-    assert "secret" not in f"{refused.value} {refused.value.hint}"
     assert place_of(Run(Path("run")), {}, f"./{text}")
+
+
+@pytest.mark.parametrize("before", ["", "sftp:", "sftp//"])
+def test_a_typo_in_a_url_shows_no_login(before: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        place_of(Run(Path("run")), {}, f"{before}me:secret@host:/x")
+    assert "secret" not in f"{refused.value} {refused.value.hint}"
+
+
+@pytest.mark.parametrize("text", ["hf", "s3/runs", "memory://x", "simplecache::s3://bucket/x"])
+def test_folders_with_such_names_and_what_else_fsspec_opens_are_places(text: str) -> None:
+    assert place_of(Run(Path("run")), {}, text)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +193,6 @@ def test_a_typo_in_a_url_is_no_folder(text: str, told: str) -> None:
 def test_a_url_that_leads_nowhere_is_refused_before_it_is_tried(text: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         place_of(Run(Path("run")), {}, text)
-    assert place_of(Run(Path("run")), {}, "memory://x")  # one of fsspec's own
 
 
 def test_the_run_itself_is_no_other_place(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def wrapped() -> BaseException:
     ("error", "phase", "line"),
     [
         (KeyError("instruction"), Phase.DATA, "in datasets (data.jsonl): no column or key 'inst"),
+        (KeyError("a b"), Phase.DATA, "in datasets (data.jsonl): no column or key 'a b'"),
         (KeyError("The metric is not found."), Phase.EVALUATING, "The metric is not found."),
         (
             ValueError("num_samples should be a positive integer value, but got num_samples=0"),

@@ -60,34 +60,65 @@ def test_a_changed_file_makes_the_rows_of_every_config_stale(cfg: Any, tmp_path:
     data.write_text("{}\n{}\n")
     assert prepared.is_stale(cfg, config)
     # What a start does then: nothing old is left for another config that names the file.
-    prepared.discard(cfg, [str(data)])
+    prepared.discard(cfg, [data])
     prepared.remember(cfg, input_facts(config, prepared.sources(cfg))["data"])
     assert not of_a.exists()
     assert not of_b.exists()
     assert not prepared.is_stale(cfg, config)
 
 
-def test_rows_of_other_files_stay(cfg: Any, tmp_path: Path) -> None:
-    of_both, of_other, unknown, none = (rows(cfg, name) for name in "abcd")
-    prepared.note_files(cfg, [of_both.name], [str(tmp_path / "a.jsonl"), "b.jsonl"])
-    prepared.note_files(cfg, [of_other.name, none.name], [str(tmp_path / "c.jsonl")])
-    prepared.note_files(cfg, [none.name], ["b.jsonl"])  # two trainings prepared rows at once
-    (tmp_path / "link.jsonl").symlink_to(tmp_path / "a.jsonl")
-    prepared.discard(cfg, [str(tmp_path / "link.jsonl"), str(Path("b.jsonl").absolute())])
-    assert [path.exists() for path in (of_both, of_other, unknown, none)] == [
-        False,
-        True,
-        False,
-        False,
+def note(cfg: Any, files: list[Path], *names: str) -> list[Path]:
+    """Folders of rows that were prepared from these files."""
+    before = prepared.folders(cfg)
+    made = [rows(cfg, name) for name in names]
+    prepared.note_files(cfg, before, files)
+    return made
+
+
+def test_rows_of_other_files_stay(
+    cfg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl", "more/1.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    (of_link,) = note(cfg, [Path("link.jsonl")], "a")
+    (of_pattern,) = note(cfg, [Path("[ab].jsonl"), Path("c.jsonl")], "b")
+    (of_folder,) = note(cfg, [tmp_path / "more"], "c")
+    (of_c,) = note(cfg, [Path("c.jsonl")], "d")
+    (unknown,) = note(cfg, [], "e")
+    prepared.discard(cfg, [tmp_path / "a.jsonl"])
+    assert [path.exists() for path in (of_link, of_pattern, of_folder, of_c, unknown)] == [
+        *(False, False, True, True, False)
     ]
-    prepared.note_files(cfg, [], [])
+    prepared.discard(cfg, [Path("more/*.jsonl")])
+    assert [path.exists() for path in (of_folder, of_c)] == [False, True]
+    note(cfg, [Path("b.jsonl")], "a")
     noted = json.loads((Path(cfg.dataset_prepared_path) / "leviathan-files.json").read_text())
-    assert noted.keys() == {of_other.name}, "what is gone is forgotten"
+    assert noted.keys() == {"a" * 32, "d" * 32}, "what is gone is forgotten"
+
+
+def test_two_trainings_that_prepare_rows_at_once_each_note_their_files(cfg: Any) -> None:
+    before = prepared.folders(cfg)
+    both = [rows(cfg, name) for name in "ab"]
+    prepared.note_files(cfg, before, [Path("a.jsonl")])
+    prepared.note_files(cfg, before, [Path("b.jsonl")])
+    prepared.discard(cfg, [Path("b.jsonl")])
+    assert not any(path.exists() for path in both)
+
+
+def test_a_note_that_is_damaged_is_none(cfg: Any) -> None:
+    one, two = rows(cfg, "a"), rows(cfg, "b")
+    note_file = Path(cfg.dataset_prepared_path) / "leviathan-files.json"
+    note_file.write_text(json.dumps({one.name: 5, two.name: [3]}))
+    prepared.discard(cfg, [Path("data.jsonl")])
+    assert not one.exists() and two.exists()
 
 
 def test_what_is_no_folder_of_rows_stays(cfg: Any) -> None:
     rows(cfg, "a")
     mine = Path(cfg.dataset_prepared_path) / "mine"
     mine.mkdir()
-    prepared.discard(cfg, ["data.jsonl"])
+    prepared.discard(cfg, [Path("data.jsonl")])
     assert mine.is_dir()

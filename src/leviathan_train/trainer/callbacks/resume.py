@@ -148,7 +148,7 @@ class ResumeCallback(TrainerCallback):
             return
         cause = _why_other_rows(worst, seal.config, loop.config.values)
         if loop.process.session.launch.prepare_anew:
-            cause = "they were prepared anew, as you asked"
+            cause = f"they were prepared anew, as you asked ({cause})"
         loop.process.output.show(f"⚠️  Other rows than before: {cause}")
         if loop.seam:
             loop.seam.other_rows = f"other rows than before: {cause}"
