@@ -67,12 +67,10 @@ def _check_url(named: str, text: str) -> None:
     first, slashes, rest = text.partition("//")
     if is_url or not (":" in text.split("/")[0] or (slashes and first in _PROTOCOLS)):
         return
-    shown, hint = (
-        text,
-        (
-            "Name a URL such as s3://bucket/runs or sftp://host/folder, or a command with {path}; a"
-            " folder with a colon in its name begins with ./"
-        ),
+    shown = text
+    hint = (
+        "Name a URL such as s3://bucket/runs or sftp://host/folder, or a command with {path}; a"
+        " folder with a colon in its name begins with ./"
     )
     scheme, rest = re.split(r":|//", text, maxsplit=1)
     if "@" in text:
