@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import select
+import signal
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,14 +26,40 @@ def ask(question: str, answers: Sequence[str]) -> str:
     """
     choices = "/".join(answers)
     while True:
-        typed: str = click.prompt(
-            f"{question} ({choices})", type=str, default="", show_default=False
-        )
-        typed = typed.strip().lower()
+        typed = _typed(f"{question} ({choices})").lower()
         found = [answer for answer in answers if typed and answer.startswith(typed)]
         if len(found) == 1:
             return found[0]
         click.echo(f"Please type {', '.join(answers[:-1])} or {answers[-1]}.")
+
+
+def _typed(question: str) -> str:
+    """What is typed at a question, without spaces around it.
+
+    `input` would not hear a signal that comes in the moment before it begins to wait, and so
+    wait on for a line that nobody types.
+
+    Raises:
+        click.Abort: Ctrl+C, SIGTERM, or the end of input.
+    """
+    if not sys.stdin.isatty():
+        return str(click.prompt(question, default="", show_default=False)).strip()
+    wakes, woken = socket.socketpair()
+    with wakes, woken:
+        woken.setblocking(False)
+        before = signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        try:
+            click.echo(f"{question}: ", nl=False)
+            while sys.stdin not in select.select([sys.stdin, wakes], [], [])[0]:
+                wakes.recv(64)  # the signal's handler has its turn
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            raise click.Abort from None
+        finally:
+            signal.set_wakeup_fd(before)
+    if not line:
+        raise click.Abort
+    return line.strip()
 
 
 def confirm(question: str) -> bool:
@@ -60,13 +89,10 @@ class TerminalDialog(Screen):
             if answer is not ResumeAnswer.DELETE:
                 return answer
             self.loss_of_all(found)
-            number = click.prompt(
-                f"Type the step number {checkpoint.step} to delete them, anything else to keep"
-                " them",
-                default="",
-                show_default=False,
+            number = _typed(
+                f"Type the step number {checkpoint.step} to delete them, anything else to keep them"
             )
-            if number.strip() == str(checkpoint.step):
+            if number == str(checkpoint.step):
                 return answer
             self.tell("Nothing was deleted.")
 
