@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leviathan_train.config.lines import broken_at
+from leviathan_train.config.redact import quoted
 from leviathan_train.errors import LeviathanError, UsageError
 from leviathan_train.system import mounts
 
@@ -219,9 +220,10 @@ def _parse_override(text: str) -> tuple[str, Any]:
             f"--set {key}: an entry of a list cannot be set.", "Change it in the config."
         )
     if equals and re.fullmatch(r"[A-Za-z_][\w.-]*", key.strip()) and "-" in key:
+        meant = key.strip().replace("-", "_")
         raise UsageError(
             f"--set {key.strip()}: no key has a - in it.",
-            f"Did you mean  --set {key.strip().replace('-', '_')}={value}?",
+            f"Did you mean  --set {meant}={quoted(meant, value)}?",
         )
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key.strip()):
         raise UsageError(

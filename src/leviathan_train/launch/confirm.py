@@ -82,8 +82,8 @@ def refuse(config: Config, offer: Offer, found: Sequence[Change], typed: Typed) 
     other = f"start another run with:  {typed.again(*_another(config.output_dir))}"
     if offer.from_config:  # another run would be refused, too
         other = f"name another checkpoint in {config.at('resume_from_checkpoint')}"
-    given = {config.is_set(change.key) for change in refused}
-    where = " and ".join(["--set"] * (True in given) + [str(config.path)] * (False in given))
+    given = ("--set" if config.is_set(change.key) else str(config.path) for change in refused)
+    where = " and ".join(dict.fromkeys(given))
     raise UsageError(
         f"{where}: {keys} must stay as in {offer.checkpoint.name} ({first.key} was"
         f" {first.shown[0]}): {first.why}.",
